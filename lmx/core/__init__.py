@@ -1,0 +1,1 @@
+"""What every room may know: the six values, named trees, configs, plugins, meshes, keys and logs."""

@@ -1,0 +1,23 @@
+"""The one exception a user's mistake raises."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: what came, what was expected, what to do next.
+
+    The message is one line; the command line prints it without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `" (did you mean 'x'?)"` for the nearest known word, or an empty string.
+
+    >>> did_you_mean("causal_ml", ["causal_lm", "masked_lm"])
+    " (did you mean 'causal_lm'?)"
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

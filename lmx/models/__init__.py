@@ -1,0 +1,1 @@
+"""Models: each file exports Config, build, AXES (path -> axis names) and HF (one table, read both ways)."""

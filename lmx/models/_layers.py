@@ -1,0 +1,307 @@
+"""The parts that models are made of: leaves, dense layers, norms, dropout, attention and taps.
+
+Modules are flax.nnx, built abstractly and split once (`Blueprint`); outside a model file there are only pure
+functions of a plain nested dict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmx.core import rng as rng_
+from lmx.core import tree
+from lmx.core.errors import UserError, did_you_mean
+from lmx.core.types import Array, Params, Taps
+
+# f32 products in full f32 on every platform: TPUs and recent GPUs would otherwise round the operands.
+PRECISION = jax.lax.Precision.HIGHEST
+
+Init = Callable[..., Array]
+
+
+def leaf(shape: tuple[int, ...], init: Init) -> nnx.Param[Array]:
+    """Declare one f32 parameter: its shape and how it starts; no memory is taken under `Blueprint`."""
+    return nnx.Param(init(jax.random.key(0), shape, jnp.float32), init=init)
+
+
+class Dense(nnx.Module):
+    """`x @ kernel + bias` over the last axis; the kernel is (in, out)."""
+
+    def __init__(self, fan_in: int, fan_out: int, *, scale: float) -> None:
+        self.kernel = leaf((fan_in, fan_out), nnx.initializers.normal(scale))
+        self.bias = leaf((fan_out,), nnx.initializers.zeros)
+
+    def __call__(self, x: Array) -> Array:
+        """(..., in) -> (..., out)."""
+        return dense(x, self.kernel[...], self.bias[...])
+
+
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """(..., I), (I, O), (O,) -> (..., O).
+
+    Leading axes are flattened first: the weight gradient of a three-dimensional product contracts over two
+    axes, which XLA computes slowly on CPUs (1.4 times the whole step of a GPT-2 124M).
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    y = jnp.dot(flat, kernel, precision=PRECISION) + bias[None, :]
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, in f32 whatever the compute type.
+
+    Source: Ba et al. 2016, "Layer Normalization".
+    """
+
+    def __init__(self, width: int, *, epsilon: float) -> None:
+        self.scale = leaf((width,), nnx.initializers.ones)
+        self.bias = leaf((width,), nnx.initializers.zeros)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        """(..., D) -> (..., D)."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale, bias = self.scale[...].reshape(shape), self.bias[...].reshape(shape)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, (rows, D)."""
+
+    def __init__(self, rows: int, width: int, *, scale: float) -> None:
+        self.embedding = leaf((rows, width), nnx.initializers.normal(scale))
+
+    def __call__(self, ids: Array) -> Array:
+        """ids (...) -> (..., D)."""
+        return jnp.take(self.embedding[...], ids, axis=0)
+
+
+class Blueprint:
+    """A module without its arrays: the structure, built once and abstractly, to which leaves are bound.
+
+    shapes: {path: ShapeDtypeStruct}; inits: {path: initializer}.
+    """
+
+    def __init__(self, build: Callable[[], nnx.Module]) -> None:
+        self._graphdef, state = nnx.split(nnx.eval_shape(build))
+        self.shapes: dict[str, jax.ShapeDtypeStruct] = tree.flatten(nnx.to_pure_dict(state))
+        self.inits: dict[str, Init] = {
+            "/".join(map(str, path)): variable.get_metadata()["init"] for path, variable in nnx.to_flat_state(state)
+        }
+
+    def bind(self, leaves: Params) -> Any:
+        """Return the module with these leaves, a nested dict; differentiable in them."""
+        return nnx.merge(self._graphdef, leaves)
+
+    def start(self, key: Array, prefix: str) -> Params:
+        """Return fresh leaves; each depends on (key, prefix + its path) alone."""
+        flat = {
+            path: self.inits[path](rng_.leaf_key(key, f"{prefix}/{path}"), spec.shape, spec.dtype)
+            for path, spec in self.shapes.items()
+        }
+        return tree.unflatten(flat)
+
+
+def dropout(x: Array, rate: float, keys: Array | None, site: int) -> Array:
+    """Return x (B, ...) with a share `rate` of its elements zeroed and the rest scaled up.
+
+    keys: one per example (B,), or None for no dropout; site: which of the model's dropouts this is.
+    The mask is drawn from 16 random bits an element, half the cost of 32; the probability is the rate rounded
+    to a multiple of 1/65536, and the scale is that of the rounded rate, so the mean is exact.
+    """
+    threshold = round(rate * 65536)
+    if keys is None or threshold == 0:
+        return x
+
+    def draw(key: Array) -> Array:
+        return jax.random.bits(jax.random.fold_in(key, site), x.shape[1:], jnp.uint16)
+
+    keep = jax.vmap(draw)(keys) >= jnp.uint16(threshold)
+    return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_fast": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""Activations under transformers' names; `gelu` is the exact one (erf), `gelu_new` its tanh form."""
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """Return the activation of that name; UserError lists the known ones."""
+    if name not in ACTIVATIONS:
+        raise UserError(
+            f"no activation {name!r}{did_you_mean(name, ACTIVATIONS)}; there is: {', '.join(sorted(ACTIVATIONS))}"
+        )
+    return ACTIVATIONS[name]
+
+
+class Tapper:
+    """Applies the taps of one forward pass and gathers what they capture."""
+
+    def __init__(self, taps: Taps | None, known: tuple[str, ...]) -> None:
+        self.taps = taps or {}
+        for name in self.taps:
+            if name not in known:
+                raise UserError(f"no tap {name!r}{did_you_mean(name, known)}; there is: {', '.join(known)}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.taps
+
+    def __call__(self, name: str, x: Array, layer: Any, captured: dict[str, Any]) -> Array:
+        """Pass x through the tap of that name; what the tap reads goes into `captured`."""
+        if name not in self.taps:
+            return x
+        result = self.taps[name](x, layer)
+        if not isinstance(result, tuple):
+            return result
+        x, captured[name] = result
+        return x
+
+
+def stack_captured(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return {name: values of all layers, stacked in front} from one dict per layer."""
+    if not layers:
+        return {}
+    return {name: jax.tree.map(lambda *x: jnp.stack(x), *(c[name] for c in layers)) for name in layers[0]}
+
+
+def visible(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | None) -> Array:
+    """Return which keys a query may see in a decoder: booleans (B or 1, 1, T, S).
+
+    A query sees itself and what is before it, real tokens only (`attention_mask`), of its own document only
+    (`segment_ids`). With a cache, S is its length and the queries stand at `cache["length"]` and after.
+    """
+    if cache is not None:
+        seats = jnp.arange(cache["mask"].shape[1])
+        here = cache["length"] + jnp.arange(time)
+        return (seats[None, None, None, :] <= here[None, None, :, None]) & cache["mask"][:, None, None, :]
+    steps = jnp.arange(time)
+    allowed = (steps[None, :] <= steps[:, None])[None, None, :, :]
+    if "attention_mask" in batch:
+        allowed = allowed & (batch["attention_mask"] != 0)[:, None, None, :]
+    if "segment_ids" in batch:
+        segments = batch["segment_ids"]
+        allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
+    return allowed
+
+
+def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | None) -> Array:
+    """Return the position of each token, (B or 1, T).
+
+    As given in the batch; else counted over real tokens, so that padding on the left moves nothing; else
+    0 … T-1, after what the cache holds.
+
+    >>> position_ids({"attention_mask": jnp.array([[0, 0, 1, 1]])}, 4, None).tolist()
+    [[0, 0, 0, 1]]
+    """
+    if "position_ids" in batch:
+        return batch["position_ids"]
+    if "attention_mask" in batch and cache is None:
+        return jnp.maximum(jnp.cumsum(batch["attention_mask"].astype(jnp.int32), axis=1) - 1, 0)
+    start = 0 if cache is None else cache["length"]
+    return (start + jnp.arange(time))[None, :]
+
+
+def attend(query: Array, key: Array, value: Array, mask: Array, scale: float) -> Array:
+    """Attention without touching the weights: (B, T, H, K), (B, S, H, K) twice -> (B, T, H, K).
+
+    mask (B or 1, 1, T, S): True where a query may look. The softmax is in f32.
+    """
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+
+
+def attention_weights(query: Array, key: Array, mask: Array, scale: float, *, upcast: bool) -> Array:
+    """Softmax of the scaled products, (B, H, T, S), in f32.
+
+    upcast: scale the queries first and multiply in f32 (`reorder_and_upcast_attn`), which keeps half-precision
+    products in range; otherwise the products are scaled afterwards.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    if upcast:
+        query, key = query.astype(wide) * scale, key.astype(wide)
+    scores = jnp.einsum("bthk,bshk->bhts", query, key, precision=PRECISION).astype(wide)
+    if not upcast:
+        scores = scores * scale
+    return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(wide).min), axis=-1)
+
+
+def mix(weights: Array, value: Array) -> Array:
+    """Sum of the values under the weights: (B, H, T, S), (B, S, H, K) -> (B, T, H, K)."""
+    return jnp.einsum("bhts,bshk->bthk", weights.astype(value.dtype), value, precision=PRECISION)
+
+
+def empty_cache(layers: int, batch: int, seats: int, heads: int, width: int) -> Params:
+    """Return a cache of S = `seats` tokens: per layer key and value (B, S, H, K), how many seats are taken
+    (`length`), and which of them hold real tokens (`mask`, (B, S))."""
+    shape = (batch, seats, heads, width)
+    return {
+        "layer": {str(i): {"key": jnp.zeros(shape), "value": jnp.zeros(shape)} for i in range(layers)},
+        "length": jnp.zeros((), jnp.int32),
+        "mask": jnp.zeros((batch, seats), bool),
+    }
+
+
+def seat(cache: Params, batch: Mapping[str, Array]) -> Params:
+    """Mark the seats of the new tokens (B, T) as real, or not where `attention_mask` says so."""
+    ids = batch["input_ids"]
+    real = batch["attention_mask"] != 0 if "attention_mask" in batch else jnp.ones(ids.shape, bool)
+    mask = jax.lax.dynamic_update_slice(cache["mask"], real, (jnp.int32(0), cache["length"]))
+    return {"layer": dict(cache["layer"]), "length": cache["length"], "mask": mask}
+
+
+def layer_cache(cache: Params | None, layer: int) -> Params | None:
+    """Return one layer's key and value with the place where the next token goes."""
+    return None if cache is None else {**cache["layer"][str(layer)], "length": cache["length"]}
+
+
+def remember(cache: Params, key: Array, value: Array) -> Params:
+    """Write new keys and values (B, T, H, K) into one layer's cache (B, S, H, K)."""
+    zero = jnp.int32(0)
+    start = (zero, cache["length"], zero, zero)
+    return {
+        "key": jax.lax.dynamic_update_slice(cache["key"], key.astype(cache["key"].dtype), start),
+        "value": jax.lax.dynamic_update_slice(cache["value"], value.astype(cache["value"].dtype), start),
+    }
+
+
+def advance(cache: Params, time: int) -> Params:
+    """Count `time` more seats as taken."""
+    return {**cache, "length": cache["length"] + time}
+
+
+def dropout_keys(key: Array, batch: Mapping[str, Array]) -> Array:
+    """Return one key per example (B,), from its place in the global batch."""
+    size = batch["input_ids"].shape[0]
+    return rng_.example_keys(key, batch["example_index"] if "example_index" in batch else jnp.arange(size))
+
+
+def check_length(time: int, cache: Any, positions: int) -> None:
+    """Raise UserError where a sequence, or the cache it starts, is longer than the model's positions."""
+    longest = max(time, cache) if isinstance(cache, int) else time
+    if longest > positions:
+        raise UserError(f"{longest} tokens in a row, but the model has {positions} positions; shorten the rows")
+
+
+def residual_scale(scale: float, layers: int) -> float:
+    """Return the start scale of the matrices that write into the residual stream: scale / sqrt(2 L).
+
+    Source: Radford et al. 2019, section 2.3.
+    """
+    return scale / math.sqrt(2 * layers)

@@ -1,0 +1,236 @@
+"""GPT-2: a decoder of pre-norm blocks with learned positions.
+
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3; the fields
+are those of transformers' GPT2Config that change the function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from lmx.core import tree
+from lmx.core.errors import UserError
+from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
+from lmx.models import _layers as layers_
+
+TAPS = ("embed", "attn/weights", "attn/out", "mlp", "block", "final")
+"""Where a tap can sit: after the embeddings, at the attention's weights (B, H, T, S), after the attention and
+the feed-forward layer before they join the residual stream, after the block, after the last norm. `layer` is
+0 … L-1 inside the blocks, 0 at `embed` and L at `final`."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and choices of a GPT-2; the defaults are GPT-2 124M.
+
+    mlp_width: None for 4 x width. dropout_*: probabilities. scale_attention_by_layer: divide the scores of
+    layer i by i + 1. upcast_attention: scale the queries first and multiply in f32.
+    """
+
+    vocab_size: int = 50257
+    positions: int = 1024
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int | None = None
+    activation: str = "gelu_new"
+    norm_epsilon: float = 1e-5
+    dropout_embed: float = 0.1
+    dropout_attention: float = 0.1
+    dropout_residual: float = 0.1
+    init_range: float = 0.02
+    scale_attention: bool = True
+    scale_attention_by_layer: bool = False
+    upcast_attention: bool = False
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "positions", "width", "layers", "heads"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UserError(f"model.{name}={size!r}; expected a whole number of at least 1")
+        if self.width % self.heads:
+            raise UserError(f"model.width={self.width} does not divide into model.heads={self.heads} heads")
+        for name in ("dropout_embed", "dropout_attention", "dropout_residual"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}; expected a probability below 1")
+        layers_.activation(self.activation)
+
+
+AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"embed/token/embedding", ("vocab", "width")),
+    (r"embed/position/embedding", ("position", "width")),
+    (r"block/\d+/attn/(query|key|value)/kernel", ("width", "heads")),
+    (r"block/\d+/attn/(query|key|value)/bias", ("heads",)),
+    (r"block/\d+/attn/out/kernel", ("heads", "width")),
+    (r"block/\d+/mlp/up/kernel", ("width", "mlp")),
+    (r"block/\d+/mlp/up/bias", ("mlp",)),
+    (r"block/\d+/mlp/down/kernel", ("mlp", "width")),
+    (r"block/\d+/(attn/out|mlp/down)/bias", ("width",)),
+    (r"block/\d+/norm[12]/(scale|bias)", ("width",)),
+    (r"final/(scale|bias)", ("width",)),
+)
+"""Path -> axis names; the first rule that matches the whole path holds."""
+
+
+class Embed(nnx.Module):
+    """Token plus position embeddings."""
+
+    def __init__(self, config: Config) -> None:
+        self.token = layers_.Embedding(config.vocab_size, config.width, scale=config.init_range)
+        self.position = layers_.Embedding(config.positions, config.width, scale=config.init_range)
+
+    def __call__(self, ids: Array, positions: Array) -> Array:
+        """ids (B, T), positions (B or 1, T) -> (B, T, D)."""
+        return self.token(ids) + self.position(positions)
+
+
+class Attention(nnx.Module):
+    """Causal self-attention with H heads."""
+
+    def __init__(self, config: Config) -> None:
+        width, scale = config.width, config.init_range
+        self.query = layers_.Dense(width, width, scale=scale)
+        self.key = layers_.Dense(width, width, scale=scale)
+        self.value = layers_.Dense(width, width, scale=scale)
+        self.out = layers_.Dense(width, width, scale=layers_.residual_scale(scale, config.layers))
+
+    def project(self, x: Array, heads: int) -> tuple[Array, Array, Array]:
+        """(B, T, D) -> query, key, value, each (B, T, H, K), by one product with the joined kernels."""
+        parts = (self.query, self.key, self.value)
+        kernel = jnp.concatenate([part.kernel[...] for part in parts], axis=1)
+        bias = jnp.concatenate([part.bias[...] for part in parts])
+        joined = layers_.dense(x, kernel, bias).reshape(*x.shape[:2], 3, heads, -1)
+        return joined[:, :, 0], joined[:, :, 1], joined[:, :, 2]
+
+
+class MLP(nnx.Module):
+    """The feed-forward layer, D -> F -> D."""
+
+    def __init__(self, config: Config) -> None:
+        inner = config.mlp_width or 4 * config.width
+        self.up = layers_.Dense(config.width, inner, scale=config.init_range)
+        self.down = layers_.Dense(
+            inner, config.width, scale=layers_.residual_scale(config.init_range, config.layers)
+        )
+
+
+class Block(nnx.Module):
+    """One pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(self, config: Config) -> None:
+        self.norm1 = layers_.LayerNorm(config.width, epsilon=config.norm_epsilon)
+        self.attn = Attention(config)
+        self.norm2 = layers_.LayerNorm(config.width, epsilon=config.norm_epsilon)
+        self.mlp = MLP(config)
+        self.config = config
+
+    def __call__(
+        self, x: Array, layer: int, *, mask: Array, keys: Array | None, tapper: layers_.Tapper, cache: Any = None
+    ) -> tuple[Array, dict[str, Any], Any]:
+        """(B, T, D) -> (B, T, D), what the taps captured, and this layer's cache with the new tokens in it."""
+        config = self.config
+        captured: dict[str, Any] = {}
+        query, key, value = self.attn.project(self.norm1(x), config.heads)
+        if cache is not None:
+            cache = layers_.remember(cache, key, value)
+            key, value = cache["key"], cache["value"]
+        mixed = self._mix(query, key, value, layer, mask, keys, tapper, captured)
+        out = layers_.dropout(self.attn.out(mixed), config.dropout_residual, keys, 4 * layer + 2)
+        x = x + tapper("attn/out", out, layer, captured)
+        inner = layers_.activation(config.activation)(self.mlp.up(self.norm2(x)))
+        out = layers_.dropout(self.mlp.down(inner), config.dropout_residual, keys, 4 * layer + 3)
+        x = x + tapper("mlp", out, layer, captured)
+        return tapper("block", x, layer, captured), captured, cache
+
+    def _mix(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        layer: int,
+        mask: Array,
+        keys: Array | None,
+        tapper: layers_.Tapper,
+        captured: dict[str, Any],
+    ) -> Array:
+        """Attention of (B, T, H, K) over (B, S, H, K) -> (B, T, D)."""
+        config = self.config
+        scale = 1 / math.sqrt(query.shape[-1]) if config.scale_attention else 1.0
+        if config.scale_attention_by_layer:
+            scale = scale / (layer + 1)
+        drops = keys is not None and config.dropout_attention > 0
+        if drops or config.upcast_attention or "attn/weights" in tapper:
+            weights = layers_.attention_weights(query, key, mask, scale, upcast=config.upcast_attention)
+            weights = tapper("attn/weights", weights, layer, captured)
+            weights = layers_.dropout(weights, config.dropout_attention, keys, 4 * layer + 1)
+            mixed = layers_.mix(weights, value)
+        else:
+            mixed = layers_.attend(query, key, value, mask, scale)
+        return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def build(config: Config) -> Model:
+    """Return the body: ids -> hidden states after the last norm; a task attaches its head to it.
+
+    `apply` reads `input_ids` (B, T) and, where given, `attention_mask`, `position_ids`, `segment_ids` and
+    `example_index`; it gives `hidden` (B, T, D). `cache=S` (a number) starts a cache with S seats and fills
+    it, `cache=` a cache goes on from it; both give `cache`. Dropout is on where `train` is set and a key given.
+    Errors: UserError for a sequence longer than the positions, and for an unknown tap.
+    """
+    embed = layers_.Blueprint(lambda: Embed(config))
+    block = layers_.Blueprint(lambda: Block(config))
+    final = layers_.Blueprint(lambda: layers_.LayerNorm(config.width, epsilon=config.norm_epsilon))
+
+    def init(key: Array) -> Params:
+        blocks = {str(i): block.start(key, f"block/{i}") for i in range(config.layers)}
+        return {"embed": embed.start(key, "embed"), "block": blocks, "final": final.start(key, "final")}
+
+    def apply(
+        params: Params,
+        batch: Batch,
+        *,
+        rng: Array | None = None,
+        train: bool = False,
+        taps: Taps | None = None,
+        cache: Any = None,
+    ) -> Outputs:
+        size, time = batch["input_ids"].shape
+        layers_.check_length(time, cache, config.positions)
+        keys = layers_.dropout_keys(rng, batch) if train and rng is not None else None
+        tapper = layers_.Tapper(taps, TAPS)
+        captured: dict[str, Any] = {}
+        if isinstance(cache, int):
+            cache = layers_.empty_cache(config.layers, size, cache, config.heads, config.width // config.heads)
+        cache = layers_.seat(cache, batch) if cache is not None else None
+        x = embed.bind(params["embed"])(batch["input_ids"], layers_.position_ids(batch, time, cache))
+        x = tapper("embed", layers_.dropout(x, config.dropout_embed, keys, 0), 0, captured)
+        mask = layers_.visible(batch, time, cache)
+        inside = []
+        for i in range(config.layers):
+            seat = layers_.layer_cache(cache, i)
+            x, read, seat = block.bind(params["block"][str(i)])(
+                x, i, mask=mask, keys=keys, tapper=tapper, cache=seat
+            )
+            inside.append(read)
+            if cache is not None:
+                cache["layer"][str(i)] = seat
+        x = tapper("final", final.bind(params["final"])(x), config.layers, captured)
+        outputs: Outputs = {"hidden": x}
+        if tapper.taps:
+            outputs["taps"] = {**captured, **layers_.stack_captured(inside)}
+        if cache is not None:
+            outputs["cache"] = layers_.advance(cache, time)
+        return outputs
+
+    return Model(
+        init=init,
+        apply=apply,
+        trainable=lambda params: tree.map_named(lambda path, leaf: True, params),
+        fold=lambda params: params,
+    )

@@ -1,0 +1,124 @@
+"""Causal language modelling: predict each token from those before it.
+
+Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.core import rng as rng_
+from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums, Taps
+
+METRICS = ("perplexity",)
+
+
+class Decoder(Protocol):
+    """What the head must know of a model's config."""
+
+    width: int
+    vocab_size: int
+    init_range: float
+    tie_embeddings: bool
+
+
+AXES = ((r"head/kernel", ("width", "vocab")),)
+
+
+def attach(body: Model, config: Decoder) -> Model:
+    """Return the body with `logits` (B, T, V): hidden states times the token embeddings, or an own matrix
+    `head/kernel` (D, V) where `tie_embeddings` is off."""
+
+    def init(key: Array) -> Params:
+        params = body.init(key)
+        if not config.tie_embeddings:
+            shape = (config.width, config.vocab_size)
+            kernel = jax.nn.initializers.normal(config.init_range)
+            params["head"] = {"kernel": kernel(rng_.leaf_key(key, "head/kernel"), shape, jnp.float32)}
+        return params
+
+    def apply(
+        params: Params,
+        batch: Batch,
+        *,
+        rng: Array | None = None,
+        train: bool = False,
+        taps: Taps | None = None,
+        cache: Any = None,
+    ) -> Outputs:
+        outputs = body.apply(params, batch, rng=rng, train=train, taps=taps, cache=cache)
+        return {**outputs, "logits": project(params, outputs["hidden"])}
+
+    return Model(init=init, apply=apply, trainable=body.trainable, fold=body.fold)
+
+
+def project(params: Params, hidden: Array) -> Array:
+    """(B, T, D) -> logits (B, T, V), from the head's matrix or the tied embeddings."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    kernel = params["head"]["kernel"] if "head" in params else params["embed"]["token"]["embedding"].T
+    logits = jnp.dot(flat, kernel, precision=jax.lax.Precision.HIGHEST)
+    return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])
+
+
+def encode(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn packed rows of T + 1 tokens into a batch of T inputs and T labels.
+
+    A label is the next token of the same document; where the document ends, or the row is padding, it is -100.
+
+    Worked example, T = 5, two documents and one seat of padding:
+
+        tokens       [7, 8, 9, 4, 5, 0]
+        segment_ids  [1, 1, 1, 2, 2, 0]
+        input_ids    [7, 8, 9, 4, 5]
+        labels       [8, 9, -100, 5, -100]
+    """
+    tokens, segments = rows["tokens"], rows["segment_ids"]
+    same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
+    return {
+        "input_ids": tokens[:, :-1].astype(np.int32),
+        "labels": np.where(same, tokens[:, 1:], IGNORED).astype(np.int32),
+        "segment_ids": segments[:, :-1].astype(np.int32),
+        "position_ids": rows["position_ids"][:, :-1].astype(np.int32),
+    }
+
+
+def labels(batch: Batch) -> Array:
+    """Return the labels (B, T): those of the batch, or else its ids moved one place to the left, with padding
+    and the last place ignored.
+
+    >>> labels({"input_ids": jnp.array([[7, 8, 9]])}).tolist()
+    [[8, 9, -100]]
+    """
+    if "labels" in batch:
+        return batch["labels"]
+    ids = batch["input_ids"]
+    if "attention_mask" in batch:
+        ids = jnp.where(batch["attention_mask"] != 0, ids, IGNORED)
+        # A padded place on the left has a real token after it, but nothing real to predict it from.
+        ids = jnp.concatenate([ids[:, :1], jnp.where(ids[:, :-1] == IGNORED, IGNORED, ids[:, 1:])], axis=1)
+    return jnp.concatenate([ids[:, 1:], jnp.full_like(ids[:, :1], IGNORED)], axis=1)
+
+
+def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
+    """Cross-entropy in nats, in f32: (its sum over real labels, how many there are, metric sums)."""
+    wanted = labels(batch)
+    real = wanted != IGNORED
+    logits = outputs["logits"].astype(jnp.promote_types(outputs["logits"].dtype, jnp.float32))
+    picked = jnp.take_along_axis(logits, jnp.where(real, wanted, 0)[..., None], axis=-1)[..., 0]
+    nats = jnp.where(real, jax.nn.logsumexp(logits, axis=-1) - picked, 0)
+    total, count = jnp.sum(nats), jnp.sum(real).astype(nats.dtype)
+    return total, count, {"loss": total, "tokens": count}
+
+
+def objective(model: Model) -> Objective:
+    """Return (params, batch, rng) -> (loss sum, count of labels, metric sums); with a key, dropout is on."""
+
+    def evaluate(params: Params, batch: Batch, rng: Array | None) -> tuple[Array, Array, Sums]:
+        return loss(model.apply(params, batch, rng=rng, train=rng is not None), batch)
+
+    return evaluate
