@@ -205,18 +205,21 @@ def visible(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | No
 def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | None) -> Array:
     """Return the position of each token, (B or 1, T).
 
-    As given in the batch; else counted over real tokens, so that padding on the left moves nothing; else
-    0 … T-1, after what the cache holds.
+    As given in the batch; else counted over real tokens, those in the cache first, so that padding on the
+    left moves nothing.
 
     >>> position_ids({"attention_mask": jnp.array([[0, 0, 1, 1]])}, 4, None).tolist()
     [[0, 0, 0, 1]]
     """
     if "position_ids" in batch:
         return batch["position_ids"]
-    if "attention_mask" in batch and cache is None:
+    if cache is not None:
+        filled = jnp.cumsum(cache["mask"].astype(jnp.int32), axis=1) - 1
+        here = jax.lax.dynamic_slice_in_dim(filled, cache["length"], time, axis=1)
+        return jnp.maximum(here, 0)
+    if "attention_mask" in batch:
         return jnp.maximum(jnp.cumsum(batch["attention_mask"].astype(jnp.int32), axis=1) - 1, 0)
-    start = 0 if cache is None else cache["length"]
-    return (start + jnp.arange(time))[None, :]
+    return jnp.arange(time)[None, :]
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array, scale: float) -> Array:

@@ -15,8 +15,11 @@ from flax import nnx
 
 from lmx.core import tree
 from lmx.core.errors import UserError
+from lmx.core.hf_table import Entry, Table
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
 from lmx.models import _layers as layers_
+
+PARTS = ("query", "key", "value")
 
 TAPS = ("embed", "attn/weights", "attn/out", "mlp", "block", "final")
 """Where a tap can sit: after the embeddings, at the attention's weights (B, H, T, S), after the attention and
@@ -234,3 +237,52 @@ def build(config: Config) -> Model:
         trainable=lambda params: tree.map_named(lambda path, leaf: True, params),
         fold=lambda params: params,
     )
+
+
+HF = Table(
+    model_type="gpt2",
+    architecture="GPT2Model",
+    prefix="transformer.",
+    fields=(
+        ("vocab_size", "vocab_size"),
+        ("positions", "n_positions"),
+        ("width", "n_embd"),
+        ("layers", "n_layer"),
+        ("heads", "n_head"),
+        ("mlp_width", "n_inner"),
+        ("activation", "activation_function"),
+        ("norm_epsilon", "layer_norm_epsilon"),
+        ("dropout_embed", "embd_pdrop"),
+        ("dropout_attention", "attn_pdrop"),
+        ("dropout_residual", "resid_pdrop"),
+        ("init_range", "initializer_range"),
+        ("scale_attention", "scale_attn_weights"),
+        ("scale_attention_by_layer", "scale_attn_by_inverse_layer_idx"),
+        ("upcast_attention", "reorder_and_upcast_attn"),
+        ("tie_embeddings", "tie_word_embeddings"),
+    ),
+    # GPT-2's kernels lie as (in, out), as ours do: none is transposed.
+    entries=(
+        Entry("wte.weight", ("embed/token/embedding",)),
+        Entry("wpe.weight", ("embed/position/embedding",)),
+        Entry("h.{}.ln_1.weight", ("block/{}/norm1/scale",)),
+        Entry("h.{}.ln_1.bias", ("block/{}/norm1/bias",)),
+        *(
+            Entry(f"h.{{}}.attn.c_attn.{theirs}", tuple(f"block/{{}}/attn/{p}/{ours}" for p in PARTS), "join")
+            for ours, theirs in (("kernel", "weight"), ("bias", "bias"))
+        ),
+        Entry("h.{}.attn.c_proj.weight", ("block/{}/attn/out/kernel",)),
+        Entry("h.{}.attn.c_proj.bias", ("block/{}/attn/out/bias",)),
+        Entry("h.{}.ln_2.weight", ("block/{}/norm2/scale",)),
+        Entry("h.{}.ln_2.bias", ("block/{}/norm2/bias",)),
+        Entry("h.{}.mlp.c_fc.weight", ("block/{}/mlp/up/kernel",)),
+        Entry("h.{}.mlp.c_fc.bias", ("block/{}/mlp/up/bias",)),
+        Entry("h.{}.mlp.c_proj.weight", ("block/{}/mlp/down/kernel",)),
+        Entry("h.{}.mlp.c_proj.bias", ("block/{}/mlp/down/bias",)),
+        Entry("ln_f.weight", ("final/scale",)),
+        Entry("ln_f.bias", ("final/bias",)),
+    ),
+    ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
+    required={"add_cross_attention": False},
+)
+"""The Hugging Face folder of a GPT-2."""

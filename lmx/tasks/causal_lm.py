@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmx.core import rng as rng_
+from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums, Taps
 
 METRICS = ("perplexity",)
@@ -28,6 +29,9 @@ class Decoder(Protocol):
 
 
 AXES = ((r"head/kernel", ("width", "vocab")),)
+
+HF = {"gpt2": HeadTable("GPT2LMHeadModel", (Entry("lm_head.weight", ("head/kernel",), "transpose"),))}
+"""Model -> the head's place in a Hugging Face folder; where the head is tied, the tensor is not stored."""
 
 
 def attach(body: Model, config: Decoder) -> Model:

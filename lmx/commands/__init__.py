@@ -1,0 +1,1 @@
+"""Commands: each file exports arguments(parser) and run(arguments, overrides) -> exit code; wiring only."""

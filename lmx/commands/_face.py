@@ -1,0 +1,65 @@
+"""The Python face of the commands: load, build, train, generate, save_hf."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmx.commands import _wire
+from lmx.commands.train import train as _train
+from lmx.core import config as config_
+from lmx.core import rng
+from lmx.core.types import Checkpoint, Model
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return a checkpoint: of a run (`FOLDER`, `FOLDER@best`, `FOLDER@STEP`) or of a Hugging Face folder.
+
+    Errors: UserError where there is none, or where it is damaged.
+    """
+    return _wire.checkpoint(os.fspath(path))
+
+
+def build(config: Mapping[str, Any]) -> Model:
+    """Return the model of a config's `model` and `task` sections, such as `Checkpoint.config`.
+
+    `vocab_size` must be set. Errors: UserError for an unknown model, task or field.
+    """
+    return _wire.model(config_.plain(config))
+
+
+def train(config: Mapping[str, Any] | str, workdir: str | os.PathLike[str]) -> Checkpoint:
+    """Train as the command does, from where the folder's run stands, and return the last checkpoint.
+
+    config: a ConfigDict, a plain dict, or a shipped name or file. Errors: UserError as on the command line.
+    """
+    found = config_.load(config) if isinstance(config, str) else config
+    return _train(config_.plain(found), Path(workdir))[0]
+
+
+def generate(
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    *,
+    tokens: int = 64,
+    temperature: float = 0.8,
+    top_k: int | None = 40,
+    seed: int = 0,
+) -> list[str]:
+    """Return a continuation of each prompt. Errors: UserError where the checkpoint has no tokenizer."""
+    text = _wire.tokenizer(checkpoint)
+    begin = checkpoint.config.get("data", {}).get("boundary", True)
+    return _wire.continuations(
+        build(checkpoint.config), checkpoint.params, text, list(prompts), rng.stream_key(seed, 0, "generate"),
+        begin=begin, tokens=tokens, temperature=temperature, top_k=top_k,
+    )
+
+
+def save_hf(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> None:
+    """Write a checkpoint as a Hugging Face folder that transformers opens.
+
+    Errors: UserError where the folder exists already.
+    """
+    _wire.export(checkpoint, Path(folder))

@@ -1,0 +1,16 @@
+"""What must be set before JAX starts to work: the compile cache and the allocator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def start() -> None:
+    """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(root / "lmx" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,171 @@
+"""One training run, wired: data, model, optimizer, checkpoints, record, and the hooks that join them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx import batches as batches_
+from lmx import optim
+from lmx.commands import _wire
+from lmx.core import config as config_
+from lmx.core import mesh as mesh_
+from lmx.core import plugin, rng
+from lmx.core.types import Checkpoint, Sums
+from lmx.metrics import perplexity
+from lmx.runs import checkpoints, facts
+from lmx.sources import rows
+from lmx.training import evaluate, loop, state, step
+from lmx.training.hooks import Hook
+from lmx.training.record import Recorder
+
+
+class Session:
+    """A run that is ready to go on from wherever it stands.
+
+    config: plain and resolved (`model.vocab_size`, `data.folder`). manifest: that of the prepared rows.
+    """
+
+    def __init__(self, config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], say: Any) -> None:
+        self.config, self.workdir, self.manifest, self.say = config, workdir, manifest, say
+        self.mesh = mesh_.make(**config["mesh"])
+        mesh_.check_batch(config["batch"]["size"], self.mesh)
+        task = _wire.task(config)
+        self.model = _wire.model(config)
+        self.train_rows = rows.source("train", folder=config["data"]["folder"])
+        self.held_out = rows.source("validation", folder=config["data"]["folder"])
+        self.encode = task.encode
+        self._durations()
+        self.rate = optim.schedule(
+            config["optim"]["schedule"], rate=config["optim"]["rate"], warmup=self.warmup, total=self.total,
+            end=config["optim"]["end"],
+        )
+        options = {k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")}
+        self.optimizer = optim.build(config["optim"]["name"], self.rate, **options)
+        objective = task.objective(self.model)
+        self.step = step.build(objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
+        self.evaluate = evaluate.build(objective, mesh=self.mesh)
+        split = manifest["splits"]["validation"]
+        self.metric = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1))
+        self.kept = checkpoints.Checkpoints(
+            workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]
+        )
+        self.validation: dict[int, dict[str, float]] = {}
+
+    def _durations(self) -> None:
+        size, length = self.config["batch"]["size"], self.config["batch"]["length"]
+        unit = {"tokens_per_step": size * length, "steps_per_epoch": len(self.train_rows) / size}
+        self.tokens_per_step = size * length
+        self.total = max(1, config_.steps(self.config["total"], field="total", **unit))
+        self.warmup = config_.steps(self.config["optim"]["warmup"], field="optim.warmup", total=self.total, **unit)
+        self.every = {
+            name: config_.steps(self.config[name], field=name, total=self.total, **unit)
+            for name in ("log", "evaluate", "save", "sample")
+        }
+
+    def open(self) -> int:
+        """Bring the state to where the run stands and return the steps made.
+
+        1. From the run's own newest checkpoint that verifies.
+        2. From the parameters that `start` names.
+        3. From scratch, by the seed.
+        """
+        self.state = state.start(self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh)
+        found = self.kept.restore_newest(
+            checkpoints.abstract(self.state.params), checkpoints.abstract(self.state.optimizer), say=self.say
+        )
+        made = 0
+        if found is not None:
+            params, optimizer, known = found
+            made = int(known["step"])
+            self.state = state.State(jnp.int32(made), params, optimizer)
+        elif self.config["start"] != "scratch":
+            given = _wire.start(self.config, self.model)
+            self.state = state.start_from(given, self.model, self.optimizer, mesh=self.mesh)
+        self.state = jax.device_put(self.state, mesh_.replicated(self.mesh))
+        return made
+
+    def run(self, made: int, stopping: Any) -> int:
+        """Train from step `made` to the end, or until `stopping`; return the steps made."""
+        self.record = Recorder(self.workdir, start=made, total=self.total, tokens_per_step=self.tokens_per_step)
+        hooks = (
+            Hook(self.every["log"], self._log, last=True),
+            Hook(self.every["evaluate"], self._evaluate),
+            Hook(self.every["save"], self._save, last=True),
+            Hook(self.every["sample"], self._sample),
+        )
+        with self._batches(made) as stream:
+            try:
+                self.state, made = loop.run(
+                    self.state, self.step, stream, start=made, total=self.total, mesh=self.mesh, hooks=hooks,
+                    stopping=stopping,
+                )
+            finally:
+                self.record.close()
+        self.kept.wait()
+        return made
+
+    @contextmanager
+    def _batches(self, start: int) -> Iterator[Any]:
+        stream = batches_.Batches(
+            self.train_rows, size=self.config["batch"]["size"], seed=self.config["seed"], encode=self.encode,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        ).iterate(start)
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    def _log(self, made: int, now: state.State, window: list[Sums]) -> None:
+        self.record.train(made, window, float(self.rate(jnp.int32(made - 1))))
+
+    def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> None:
+        with self.record.progress.paused("evaluating"):
+            figures = self.figures(now.params)
+        self.validation[made] = figures
+        self.record.evaluation(made, "validation", figures)
+
+    def figures(self, params: Any) -> dict[str, float]:
+        """Return loss, perplexity and bits per byte on all held-out rows."""
+        whole = batches_.whole(self.held_out, size=self.config["batch"]["size"], encode=self.encode)
+        return self.metric.finish(evaluate.over(self.evaluate, params, whole, mesh=self.mesh))
+
+    def _save(self, made: int, now: state.State, window: list[Sums]) -> None:
+        if made == self.total and made not in self.validation:
+            self._evaluate(made, now, window)
+        figures = self.validation.get(made, {})
+        self.kept.save(
+            made, now.params, now.optimizer,
+            facts={"config": self.config, "figures": figures, "loss": figures.get("loss"),
+                   "data": self.manifest["fingerprint"]},
+        )
+
+    def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
+        with self.record.progress.paused("sampling"):
+            for prompt, text in _wire.samples(self.model, now.params, self.config, made):
+                self.record.sample(made, prompt, text)
+
+    def facts(self, made: int, started: float) -> dict[str, Any]:
+        """Return what run.json holds."""
+        best = self.kept.best()
+        return {
+            **facts.environment(),
+            **facts.size(self.state.params),
+            "steps": made,
+            "tokens": made * self.tokens_per_step,
+            "seconds": round(time.monotonic() - started, 1),
+            "best": None if best is None else {"step": best, "loss": self.kept.facts(best)["loss"]},
+            "data": {"fingerprint": self.manifest["fingerprint"]},
+        }
+
+    def checkpoint(self, made: int) -> Checkpoint:
+        """Return the state's parameters as a checkpoint."""
+        return Checkpoint(
+            self.state.params, self.config, folder=str(Path(self.config["data"]["folder"]) / "tokenizer"), step=made
+        )

@@ -1,0 +1,184 @@
+"""Where names become things: configs, models, tokenizers, data and checkpoint references, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx import tokenizer as tokenizers_
+from lmx.core import plugin, rng, tree
+from lmx.core.errors import UserError
+from lmx.core.types import Checkpoint, Model
+from lmx.generation import sample
+from lmx.hf import folder as hf_folder
+from lmx.runs.checkpoints import Checkpoints
+
+TASK_OF_ARCHITECTURE = {"GPT2LMHeadModel": "causal_lm", "GPT2Model": "causal_lm"}
+
+
+def model_config(fields: Mapping[str, Any]) -> Any:
+    """Return the model's own Config of the `model` section. Errors: UserError for unknown fields or values."""
+    shelf = plugin.find("lmx.models", fields["name"])
+    known = [field.name for field in dataclasses.fields(shelf.Config)]
+    given = {name: value for name, value in fields.items() if name != "name"}
+    for name in given:
+        if name not in known:
+            raise UserError(f"model.{name}: {fields['name']} has no such field; it has: {', '.join(known)}")
+    return shelf.Config(**given)
+
+
+def model(config: Mapping[str, Any]) -> Model:
+    """Return the model of a config's `model` and `task` sections."""
+    fields = model_config(config["model"])
+    body = plugin.find("lmx.models", config["model"]["name"]).build(fields)
+    return task(config).attach(body, fields)
+
+
+def task(config: Mapping[str, Any]) -> ModuleType:
+    """Return the task's module."""
+    return plugin.find("lmx.tasks", config["task"]["name"])
+
+
+def shapes(built: Model) -> dict[str, Any]:
+    """Return the parameters' tree as shapes; no memory is taken."""
+    return jax.eval_shape(built.init, jax.random.key(0))
+
+
+def checkpoint(reference: str) -> Checkpoint:
+    """Return the checkpoint that a reference names.
+
+    A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, or a Hugging Face folder.
+    Errors: UserError where there is none, or where it is damaged.
+    """
+    name, _, which = reference.partition("@")
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(f"{name}: no such folder; expected a run of lmx or a Hugging Face folder")
+    if (folder / "checkpoints").is_dir():
+        return _from_run(folder, which)
+    if which:
+        raise UserError(f"{reference}: @{which} chooses among a run's checkpoints, but {name} is not a run")
+    return _from_hf(folder)
+
+
+def _from_run(folder: Path, which: str) -> Checkpoint:
+    kept = Checkpoints(folder / "checkpoints")
+    steps = kept.steps()
+    if not steps:
+        raise UserError(f"{folder}: no checkpoint yet; train it first")
+    if which and which != "best" and not which.isdigit():
+        raise UserError(f"{folder}@{which}: expected @best or @STEP, with a step of {steps}")
+    step = steps[-1] if not which else kept.best() if which == "best" else int(which)
+    if step is None:
+        raise UserError(f"{folder}: no checkpoint was evaluated, so none is the best; there are steps {steps}")
+    if step not in steps:
+        raise UserError(f"{folder}: no checkpoint of step {step}; there are steps {steps}")
+    facts = kept.facts(step)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes(model(facts["config"]))
+    )
+    params, _, facts = kept.restore(step, wanted)
+    kept.close()
+    data = facts["config"].get("data", {}).get("folder")
+    return Checkpoint(params, facts["config"], folder=str(Path(data) / "tokenizer") if data else None, step=step)
+
+
+def _from_hf(folder: Path) -> Checkpoint:
+    stored = hf_folder.read_config(folder)
+    name = stored.get("model_type")
+    if name not in plugin.names("lmx.models"):
+        raise UserError(f"{folder}: model_type={name!r}; lmx reads: {', '.join(plugin.names('lmx.models'))}")
+    table = plugin.find("lmx.models", name).HF
+    architecture = (stored.get("architectures") or [table.architecture])[0]
+    if architecture not in TASK_OF_ARCHITECTURE:
+        raise UserError(f"{folder}: architecture {architecture!r}; lmx reads: {', '.join(TASK_OF_ARCHITECTURE)}")
+    fields = model_config({"name": name, **hf_folder.own_fields(stored, table)})
+    config = {"model": {"name": name, **dataclasses.asdict(fields)}, "task": {"name": TASK_OF_ARCHITECTURE[architecture]}}
+    wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes(model(config))).items()}
+    head = task(config).HF[name]
+    params = hf_folder.read_params(folder, wanted, table=table, head=head, layers=fields.layers)
+    return Checkpoint(jax.tree.map(jnp.asarray, params), config, folder=str(folder))
+
+
+def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:
+    """Return the tokenizer that lies with a checkpoint. Errors: UserError where there is none."""
+    if found.folder is None:
+        raise UserError("this checkpoint has no tokenizer with it")
+    return tokenizers_.load(found.folder)
+
+
+def export(found: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint, wrappers folded, as a Hugging Face folder with its tokenizer, if it has one."""
+    name = found.config["model"]["name"]
+    fields = dataclasses.asdict(model_config(found.config["model"]))
+    text = tokenizer(found) if found.folder is not None else None
+    end = text.eos_id if text is not None else None
+    save: Callable[[Path], None] | None = None
+    if text is not None:
+        save = lambda where: text.save(where, model_max_length=fields["positions"])  # noqa: E731
+    hf_folder.write(
+        folder,
+        model(found.config).fold(found.params),
+        fields,
+        table=plugin.find("lmx.models", name).HF,
+        head=task(found.config).HF[name],
+        save_tokenizer=save,
+        special={"bos_token_id": end, "eos_token_id": end},
+        card=_card(found, fields),
+    )
+
+
+def _card(found: Checkpoint, fields: Mapping[str, Any]) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
+    return (
+        f"# {found.config['model']['name']} trained with lmx\n\n"
+        f"{count:,} parameters, {fields['layers']} layers, width {fields['width']}, step {found.step}.\n\n"
+        "Open it with `transformers.AutoModelForCausalLM.from_pretrained` or `lmx.load`.\n"
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file of a run. Errors: UserError where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+
+
+def start(config: Mapping[str, Any], built: Model) -> Any:
+    """Return the parameters that `start` names, checked against the model's shapes."""
+    found = checkpoint(config["start"])
+    expected = {path: leaf.shape for path, leaf in tree.flatten(shapes(built)).items()}
+    lines = tree.diff(expected, {path: leaf.shape for path, leaf in tree.flatten(found.params).items()})
+    if lines:
+        raise UserError(f"start={config['start']}: not the model of the config (- missing, + surplus, ! shape): {lines}")
+    return found.params
+
+
+def samples(built: Model, params: Any, config: Mapping[str, Any], step: int) -> list[tuple[str, str]]:
+    """Return (prompt, continuation) for each of the config's sample prompts."""
+    wanted = config["samples"]
+    options = {name: wanted[name] for name in ("tokens", "temperature", "top_k")}
+    text = tokenizers_.load(Path(config["data"]["folder"]) / "tokenizer")
+    key = rng.stream_key(config["seed"], step, "samples")
+    prompts = list(wanted["prompts"])
+    begin = config["data"]["boundary"]
+    return list(zip(prompts, continuations(built, params, text, prompts, key, begin=begin, **options), strict=True))
+
+
+def continuations(
+    built: Model, params: Any, text: tokenizers_.Tokenizer, prompts: Sequence[str], key: Any, *, begin: bool, **options: Any
+) -> list[str]:
+    """Return the continuation of each prompt. begin: put the end symbol, which begins documents, in front."""
+    first = [text.eos_id] if begin and text.eos_id is not None else []
+    ids = [[*first, *text.encode(prompt)] for prompt in prompts]
+    new = sample.generate(built, params, ids, key, eos_id=text.eos_id, **options)
+    return [text.decode(tokens, skip_special=True) for tokens in new]

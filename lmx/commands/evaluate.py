@@ -1,0 +1,56 @@
+"""Evaluate: loss, perplexity and bits per byte of a checkpoint on held-out rows or on a text of yours."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from lmx.core.errors import UserError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --checkpoint, --data, --split and --batch."""
+    parser.add_argument("--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder")
+    parser.add_argument("--data", type=Path, help="a folder of prepared rows; default: the run's own")
+    parser.add_argument("--split", default="validation", choices=("validation", "train"))
+    parser.add_argument("--batch", type=int, default=32, help="rows at a time; it changes no figure but by rounding")
+
+
+def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Print the figures as one JSON object."""
+    from lmx import batches
+    from lmx.commands import _platform, _wire
+    from lmx.core import mesh as mesh_
+    from lmx.core import rows as codec
+    from lmx.metrics import perplexity
+    from lmx.sources import rows
+    from lmx.training import evaluate
+
+    _platform.start()
+    found = _wire.checkpoint(options.checkpoint)
+    folder = options.data or found.config.get("data", {}).get("folder")
+    if folder is None:
+        raise UserError(f"{options.checkpoint} has no prepared rows of its own; name some: --data FOLDER")
+    manifest = codec.manifest(folder)
+    _check_tokenizer(_wire.tokenizer(found).sha256, manifest["tokenizer"]["sha256"], options)
+    source = rows.source(options.split, folder=folder)
+    mesh = mesh_.make()
+    size = max(1, round(options.batch / mesh.size)) * mesh.size
+    task = _wire.task(found.config)
+    whole = batches.whole(source, size=size, encode=task.encode)
+    sums = evaluate.over(
+        evaluate.build(task.objective(_wire.model(found.config)), mesh=mesh), found.params, whole, mesh=mesh
+    )
+    split = manifest["splits"][options.split]
+    figures = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1)).finish(sums)
+    print(json.dumps({"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}))
+    return 0
+
+
+def _check_tokenizer(own: str, of_rows: str, options: argparse.Namespace) -> None:
+    if own != of_rows:
+        raise UserError(
+            f"the rows were made with another tokenizer ({of_rows[:12]}) than {options.checkpoint} has ({own[:12]})"
+        )

@@ -1,0 +1,22 @@
+"""Export: write a checkpoint as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --checkpoint and --output."""
+    parser.add_argument("--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to make; it must not exist")
+
+
+def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Write the folder and say where it is."""
+    from lmx.commands import _face
+
+    _face.save_hf(_face.load(options.checkpoint), options.output)
+    print(f"written: {options.output}; open it with transformers.AutoModelForCausalLM.from_pretrained")
+    return 0

@@ -1,0 +1,76 @@
+"""Prepare the data of a config: read, clean, dedup, split, train the tokenizer, tokenize, pack, write shards."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import data_prep
+from lmx.core.errors import UserError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --config and --workdir."""
+    parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
+    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder; rows go to WORKDIR/data")
+
+
+def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Prepare and say what is there."""
+    from lmx.core import config as config_
+    from lmx.core.log import say
+    from lmx.runs import lock
+
+    config = config_.load(options.config)
+    config_.override(config, overrides)
+    with lock.hold(options.workdir):
+        folder, manifest = prepare(config_.plain(config), options.workdir, say=say)
+    for name, split in manifest["splits"].items():
+        print(f"{name}: {split['rows']:,} rows, {split['tokens']:,} tokens, {split['documents']:,} documents")
+    print(f"prepared: {folder}")
+    return 0
+
+
+def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
+    """Return where the prepared rows of a config lie."""
+    return Path(config["data"]["folder"] or workdir / "data")
+
+
+def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path, dict[str, Any]]:
+    """Return (folder, manifest) of the prepared rows, preparing them where they are not there yet."""
+    from lmx import tokenizer
+
+    data, words = config["data"], config["tokenizer"]
+    options = {name: words[name] for name in {"bpe": ("size",), "file": ("path",)}.get(words["name"], ())}
+
+    def make(texts: Iterable[str]) -> tokenizer.Tokenizer:
+        return tokenizer.make(words["name"], texts, **options)
+
+    folder = data_folder(config, workdir)
+    manifest = data_prep.prepare(
+        _documents(data),
+        folder=folder,
+        make_tokenizer=make,
+        length=config["batch"]["length"],
+        seed=config["seed"],
+        holdout=data["holdout"],
+        split=data["split"],
+        boundary=data["boundary"],
+        settings={"data": data["name"], "code": data["code"], "tokenizer": {"name": words["name"], **options}},
+        say=say,
+    )
+    return folder, manifest
+
+
+def _documents(data: Mapping[str, Any]) -> data_prep.Corpus:
+    if data["name"] == "stdlib":
+        from data_prep.stdlib import stdlib
+
+        return stdlib(code=data["code"])
+    if data["name"] != "text":
+        raise UserError(f"data.name={data['name']!r}; there is: text (with data.path), stdlib")
+    if not data["path"]:
+        raise UserError("data.path is not set; name your text: --config.data.path=FILE_OR_FOLDER")
+    return data_prep.read(data["path"], text=data["field"])

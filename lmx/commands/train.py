@@ -1,0 +1,92 @@
+"""Train: prepare the data, train from wherever the run stands, export, report."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmx.core.errors import UserError
+
+if TYPE_CHECKING:
+    from lmx.core.types import Checkpoint
+
+RESUME = 75
+"""Exit code of a run that was stopped and saved: the same command goes on."""
+
+COSMETIC = ("export", "keep", "log", "sample", "samples")
+"""Config keys that may change between two starts of one run: they move no parameter."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --config and --workdir."""
+    parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
+    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder; the same one resumes")
+    parser.epilog = "any field of the config: --config.optim.rate=3e-4 --config.total='2 epochs'"
+
+
+def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Train and print what was made; 75 where a signal stopped it after saving."""
+    from lmx.core import config as config_
+
+    config = config_.load(options.config)
+    config_.override(config, overrides)
+    again = " ".join(["lmx train", f"--config {options.config}", f"--workdir {options.workdir}"])
+    again += "".join(f" --config.{key}={_quoted(text)}" for key, text in overrides.items())
+    _, finished = train(config_.plain(config), options.workdir, again=again)
+    return 0 if finished else RESUME
+
+
+def train(config: Mapping[str, Any], workdir: Path, *, again: str = "") -> tuple[Checkpoint, bool]:
+    """Return (checkpoint, whether the run came to its end). again: the command that resumes it."""
+    from lmx.commands import _platform
+    from lmx.core.log import say
+    from lmx.runs import lock
+
+    _platform.start()
+    with lock.hold(workdir):
+        return _train(dict(config), workdir, again, say)
+
+
+def _train(config: dict[str, Any], workdir: Path, again: str, say: Any) -> tuple[Checkpoint, bool]:
+    from lmx.commands import _finish, _session
+    from lmx.commands.prepare import prepare
+    from lmx.training import interrupt
+
+    began = time.monotonic()
+    _finish.check(config, workdir, cosmetic=COSMETIC)
+    folder, manifest = prepare(config, workdir, say=say)
+    resolved = resolve(config, manifest, folder)
+    session = _session.Session(resolved, workdir, manifest, say)
+    with interrupt.watch(say) as stopping:
+        made = session.open()
+        _finish.write_config(config, workdir)
+        if made >= session.total:
+            say(f"{workdir}: done already, {made} steps; nothing to train")
+        else:
+            say(_finish.opening(session, made))
+            made = session.run(made, stopping)
+            _finish.write_facts(session, made, began)
+    if made < session.total:
+        say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again or 'the same call'}")
+        return session.checkpoint(made), False
+    _finish.finish(session, made, say)
+    print(_finish.closing(session, made))
+    return session.checkpoint(made), True
+
+
+def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the config with what only the data tells: the vocabulary's size and the rows' folder."""
+    size, found = config["model"]["vocab_size"], manifest["tokenizer"]["vocab_size"]
+    if size is not None and found > size:
+        raise UserError(f"the tokenizer has {found} ids, but model.vocab_size={size}; raise it, or set it to None")
+    model = {**config["model"], "vocab_size": size or found}
+    return {**config, "model": model, "data": {**config["data"], "folder": str(folder)}}
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)

@@ -1,0 +1,212 @@
+"""Configs: files with get_config(), overridden by dotted keys, with durations in any unit.
+
+A ConfigDict iterates alphabetically, so ordered chains are tuples of dicts. Values below `commands` are plain
+keyword arguments: nothing but this file knows ml_collections.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import lmx
+from lmx.core.errors import UserError, did_you_mean
+
+Config = ConfigDict
+
+
+def shelf() -> Path:
+    """Return the folder of the shipped configs: inside an installed package, beside it in a checkout."""
+    package = Path(lmx.__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """Return the names of the shipped configs, such as `pretrain/from_text`."""
+    root = shelf()
+    found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.py"))
+    return sorted(name for name in found if not name.startswith("_") and name != "base")
+
+
+def load(reference: str) -> ConfigDict:
+    """Return the config of a file (`configs/quickstart.py`) or of a shipped name (`quickstart`).
+
+    Errors: UserError for an unknown name, and for a file without get_config().
+    """
+    path = Path(reference)
+    if path.suffix != ".py":
+        path = shelf() / f"{reference}.py"
+        if not path.is_file():
+            known = names()
+            hint = did_you_mean(reference, known)
+            raise UserError(f"no config {reference!r}{hint}; there is: {', '.join(known)}, or a .py file of yours")
+    elif not path.is_file():
+        raise UserError(f"{reference}: no such config file; shipped configs go by name: {', '.join(names())}")
+    return _run(path)
+
+
+def inherit(name: str) -> ConfigDict:
+    """Return a shipped config to start from, unlocked, so that a derived config names only its differences."""
+    config = _run(shelf() / f"{name}.py")
+    config.unlock()
+    return config
+
+
+def _run(path: Path) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(f"lmx_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path}: no get_config() in it; a config file defines get_config() -> ConfigDict")
+    config = module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() gave a {type(config).__name__}, expected a ConfigDict")
+    config.lock()
+    return config
+
+
+def override(config: ConfigDict, changes: Mapping[str, str]) -> None:
+    """Write `{"optim.rate": "1e-3"}` into the config, each text read as the type that stands there.
+
+    Paths reach into tuples, too: `wrappers[0].rank`. Errors: UserError for an unknown key ("did you mean")
+    and for a value of another type.
+    """
+    for path, text in changes.items():
+        parts = re.findall(r"[^.\[\]]+|\[\d+\]", path)
+        holder: Any = config
+        for depth, part in enumerate(parts):
+            part = _key(holder, part, path)
+            if depth == len(parts) - 1:
+                _assign(config, parts, _parse(text, holder[part], path))
+            else:
+                holder = holder[part]
+
+
+def _key(holder: Any, part: str, path: str) -> Any:
+    """Return the key or index of one step of a path, checked against what is there."""
+    if part.startswith("["):
+        index = int(part[1:-1])
+        if not isinstance(holder, (tuple, list)) or index >= len(holder):
+            raise UserError(f"config.{path}: no place {part} there")
+        return index
+    if not isinstance(holder, (Mapping, ConfigDict)):
+        raise UserError(f"config.{path}: {part!r} lies below a value that has no keys")
+    if part not in holder:
+        known = sorted(holder.keys())
+        raise UserError(f"unknown config key {path!r}{did_you_mean(part, known)}; there is: {', '.join(known)}")
+    return part
+
+
+def _assign(config: ConfigDict, parts: list[str], value: Any) -> None:
+    """Set the value at a path; tuples on the way are rebuilt, for they cannot be written to."""
+
+    def place(holder: Any, rest: list[str]) -> Any:
+        if not rest:
+            return value
+        head = rest[0]
+        if head.startswith("["):
+            index = int(head[1:-1])
+            return tuple(place(item, rest[1:]) if i == index else item for i, item in enumerate(holder))
+        if isinstance(holder, dict):
+            return {**holder, head: place(holder[head], rest[1:])}
+        changed = place(holder[head], rest[1:])
+        if changed is not holder[head]:
+            with holder.ignore_type():
+                holder[head] = changed
+        return holder
+
+    place(config, parts)
+
+
+def _parse(text: str, present: Any, path: str) -> Any:
+    """Read a text as the type of the present value; a str stays as typed, None takes any literal."""
+    if isinstance(present, ConfigDict):
+        raise UserError(f"config.{path} holds keys ({', '.join(sorted(present.keys()))}); set one of them")
+    if isinstance(present, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if present is None or value is None:
+        return value
+    if isinstance(present, bool) or isinstance(value, bool):
+        fits = isinstance(present, bool) and isinstance(value, bool)
+    elif isinstance(present, float):
+        fits = isinstance(value, (int, float))
+        value = float(value) if fits else value
+    elif isinstance(present, int) and isinstance(value, float):
+        fits = value.is_integer()
+        value = int(value) if fits else value
+    else:
+        fits = isinstance(value, type(present))
+    if not fits:
+        raise UserError(f"config.{path}={text!r}: expected a {type(present).__name__}, like {present!r}")
+    return value
+
+
+_DURATION = re.compile(r"\s*([0-9][0-9_.]*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
+
+
+def steps(
+    duration: str | int, *, tokens_per_step: int, steps_per_epoch: float, total: int | None = None, field: str = ""
+) -> int:
+    """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
+
+    Rounded to the nearest step; a duration above nothing is at least one step.
+    Errors: UserError for another unit, and for a percentage where there is no total.
+
+    >>> steps("2 epochs", tokens_per_step=100, steps_per_epoch=7.5)
+    15
+    """
+    match = _DURATION.fullmatch(str(duration).lower())
+    amount, unit = (float(match[1]), match[2]) if match else (0.0, "?")
+    per_unit: dict[str, float] = {"": 1, "step": 1, "epoch": steps_per_epoch, "token": 1 / tokens_per_step}
+    unit = unit.removesuffix("s")
+    if unit == "%" and total is not None:
+        exact = amount / 100 * total
+    elif unit in per_unit:
+        exact = amount * per_unit[unit]
+    else:
+        raise UserError(
+            f"config.{field}={duration!r}: expected a duration such as '500 steps', '3 epochs', "
+            + ("'2e9 tokens'" if total is None else "'2e9 tokens' or '6%'")
+        )
+    return max(1, round(exact)) if exact > 0 else 0
+
+
+def plain(config: Any) -> Any:
+    """Return the config as plain dicts, lists and scalars: what JSON holds."""
+    if isinstance(config, (ConfigDict, Mapping)):
+        return {key: plain(config[key]) for key in sorted(config.keys())}
+    if isinstance(config, (tuple, list)):
+        return [plain(item) for item in config]
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, old value, new value) wherever two plain configs differ; absent is None."""
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}", before, after
+
+
+def canonical(value: Any) -> str:
+    """Return JSON with sorted keys and no NaN: equal values give equal texts."""
+    return json.dumps(plain(value), sort_keys=True, allow_nan=False, ensure_ascii=False)

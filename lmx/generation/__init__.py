@@ -1,0 +1,1 @@
+"""Decoders: each file exports generate(model, params, prompts, rng, **options) -> tokens."""

@@ -1,0 +1,1 @@
+"""Metrics in sums form: each file exports metric(**options) -> Metric."""

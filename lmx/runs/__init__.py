@@ -1,0 +1,1 @@
+"""Runs: checkpoints with digests, the run's facts, and the lock on its folder."""

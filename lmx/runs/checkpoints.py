@@ -1,0 +1,179 @@
+"""Checkpoints: saved in the background by Orbax, verified by value when they are read.
+
+A checkpoint is a folder `STEP/` that appears by a rename, with three items: `params`, `optimizer` and `facts`
+(JSON: step, config, validation loss, digests of both trees and of the facts themselves).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from lmx.core.errors import UserError
+from lmx.runs import digests
+
+Say = Callable[[str], None]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    folder: where they lie. keep_last: how many of the newest to keep. keep_best: how many of those with the
+    lowest validation loss to keep besides.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
+        # Orbax reports each step of a save through absl at level INFO and warns of its own defaults.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = folder.absolute()
+        self.keep_last, self.keep_best = max(1, keep_last), keep_best
+        self._losses: dict[int, float | None] = {}
+        self._manager: ocp.CheckpointManager | None = None
+
+    @property
+    def manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager, opened at first use."""
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True)
+            handlers = {
+                "params": ocp.StandardCheckpointHandler(),
+                "optimizer": ocp.StandardCheckpointHandler(),
+                "facts": ocp.JsonCheckpointHandler(),
+            }
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        return self._manager
+
+    def save(self, step: int, params: Any, optimizer: Any, *, facts: Mapping[str, Any]) -> None:
+        """Start to save; the arrays may be donated at once, for they are copied first.
+
+        Errors: UserError where the save before this one failed (disk full, say); the older ones are kept.
+        """
+        self.wait()
+        sealed = seal({**facts, "step": step, "digests": {"params": digests.of_arrays(params),
+                                                          "optimizer": digests.of_arrays(optimizer)}})
+        params, optimizer = _copy((params, optimizer))
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            optimizer=ocp.args.StandardSave(optimizer),
+            facts=ocp.args.JsonSave(sealed),
+        )
+        try:
+            self.manager.save(step, args=items, force=True)
+        except OSError as error:
+            raise UserError(f"checkpoint {self.folder / str(step)} could not be written: {error}") from error
+        self._losses[step] = facts.get("loss")
+
+    def wait(self) -> None:
+        """Wait for the save in flight, then drop what is neither among the last nor among the best."""
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise UserError(f"a checkpoint in {self.folder} could not be written: {error}") from error
+        for step in self.surplus():
+            self._manager.delete(step)
+            self._losses.pop(step, None)
+
+    def surplus(self) -> list[int]:
+        """Return the steps that retention lets go."""
+        steps = self.steps()
+        for step in steps:
+            if step not in self._losses:
+                self._losses[step] = self._loss(step)
+        scored = sorted((loss, step) for step in steps if (loss := self._losses[step]) is not None)
+        kept = {*steps[-self.keep_last :], *(step for _, step in scored[: self.keep_best])}
+        return [step for step in steps if step not in kept]
+
+    def _loss(self, step: int) -> float | None:
+        try:
+            return self.facts(step).get("loss")
+        except UserError:
+            return None
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, ascending, as the disk has them now."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+    def best(self) -> int | None:
+        """Return the step with the lowest validation loss, or None."""
+        scored = [(loss, step) for step in self.steps() if (loss := self._loss(step)) is not None]
+        return min(scored)[1] if scored else None
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """Return the facts of a checkpoint. Errors: UserError where they are missing or damaged."""
+        try:
+            found = self.manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        except Exception as error:
+            raise UserError(f"checkpoint {self.folder / str(step)}: its facts cannot be read: {_line(error)}") from error
+        if not isinstance(found, dict) or found != seal(found):
+            raise UserError(f"checkpoint {self.folder / str(step)}: its facts are damaged (digest differs)")
+        return found
+
+    def restore(self, step: int, params: Any, optimizer: Any = None) -> tuple[Any, Any, dict[str, Any]]:
+        """Return (params, optimizer, facts) of one step, verified.
+
+        params, optimizer: trees of ShapeDtypeStruct with shardings, as `abstract` gives; the optimizer is left
+        out where it is None. Errors: UserError, one line, where anything is missing, of another shape or type,
+        or damaged.
+        """
+        facts = self.facts(step)
+        wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
+        try:
+            args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
+            found = self.manager.restore(step, args=ocp.args.Composite(**args))
+        except Exception as error:
+            raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {_line(error)}") from error
+        for name in wanted:
+            if digests.of_arrays(found[name]) != facts["digests"][name]:
+                raise UserError(f"checkpoint {self.folder / str(step)}: {name} are damaged (digest differs)")
+        return found["params"], found["optimizer"] if optimizer is not None else None, facts
+
+    def restore_newest(self, params: Any, optimizer: Any, *, say: Say) -> tuple[Any, Any, dict[str, Any]] | None:
+        """Return the newest checkpoint that verifies, saying which ones do not; None where there is none."""
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, params, optimizer)
+            except UserError as error:
+                say(f"skipped: {error}")
+        if steps:
+            raise UserError(f"none of the {len(steps)} checkpoints in {self.folder} can be read; see the lines above")
+        return None
+
+    def close(self) -> None:
+        """Finish the save in flight and free the manager's threads."""
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+
+def seal(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts with the digest of all the others under `seal`."""
+    content = {name: value for name, value in facts.items() if name != "seal"}
+    return {**content, "seal": digests.of_json(content)}
+
+
+def abstract(tree: Any) -> Any:
+    """Return the tree with each array as its shape, type and sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _copy(tree: Any) -> Any:
+    """Copy arrays on their devices, so that the step may overwrite (donate) the originals during the save."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of an error, shortened."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0][:300]

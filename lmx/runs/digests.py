@@ -1,0 +1,60 @@
+"""Digests: of arrays by value, the same on any mesh; of JSON and files by sha256.
+
+Orbax keeps no checksum of array data: a flipped bit would be restored as a wrong number without an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.core import config, rng, tree
+from lmx.core.types import Array
+
+
+def of_json(value: Any) -> str:
+    """Return the sha256 of the canonical JSON of a value."""
+    return hashlib.sha256(config.canonical(value).encode()).hexdigest()
+
+
+def of_arrays(arrays: Any) -> str:
+    """Return the digest of a tree of arrays, eight hex digits.
+
+    A wrap-around sum over all elements of bit pattern times an odd number made of the leaf's path and the
+    element's index: integer sums do not depend on their order, so the digest is the same on any mesh, and an
+    odd factor means that any single flipped bit changes it.
+    """
+    named = tree.flatten(_as_dict(arrays))
+    factors = {path: np.uint32(rng.hashed(path)) for path in named}
+    return f"{int(jax.device_get(_digest(named, factors))):08x}"
+
+
+@jax.jit
+def _digest(named: dict[str, Array], factors: dict[str, Array]) -> Array:
+    return sum((_leaf_digest(leaf, factors[path]) for path, leaf in named.items()), jnp.uint32(0))
+
+
+def _leaf_digest(leaf: Array, factor: Array) -> Array:
+    bits = _bits(leaf).reshape(-1)
+    index = jax.lax.iota(jnp.uint32, bits.shape[0])
+    odd = (index * jnp.uint32(2654435761) + factor) | jnp.uint32(1)
+    return jnp.sum(bits * odd, dtype=jnp.uint32)
+
+
+def _bits(leaf: Array) -> Array:
+    """Return the leaf's bit patterns as uint32 (f64 and 64-bit integers give two each)."""
+    if leaf.dtype == jnp.bool_:
+        return leaf.astype(jnp.uint32)
+    if leaf.dtype.itemsize >= 4:
+        return jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+    return jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}[leaf.dtype.itemsize]).astype(jnp.uint32)
+
+
+def _as_dict(arrays: Any) -> dict[str, Any]:
+    """Name the leaves of any tree (named tuples of an optimizer, too) by their key paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(arrays)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,0 +1,44 @@
+"""One writer per run folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lmx.core.errors import UserError
+
+
+@contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Hold the folder's lock while the block runs; the system frees it when the process ends, however it ends.
+
+    Errors: UserError where the folder cannot be made or written to, or another live process holds it (named).
+    """
+    path = workdir / ".lock"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written to: {error.strerror}; name another one") from error
+    try:
+        _claim(handle, workdir)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _claim(handle: int, workdir: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - Windows has no flock; two writers are then the user's care.
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
+        raise UserError(f"workdir {workdir} is in use by {owner}; wait for it, or name another one") from error

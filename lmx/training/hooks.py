@@ -1,0 +1,25 @@
+"""Hooks: what happens beside the steps, each at its own interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lmx.core.types import Sums
+from lmx.training.state import State
+
+Action = Callable[[int, State, list[Sums]], None]
+"""(steps made, state, the sums of every step since this hook's last call); the state may be read, not kept."""
+
+
+@dataclass
+class Hook:
+    """An action every `interval` steps, and, where `last` is set, after the last step made; 0 is never."""
+
+    interval: int
+    action: Action
+    last: bool = False
+
+    def due(self, step: int, ends: bool) -> bool:
+        """Tell whether the hook runs after this step; `ends` says that no step follows."""
+        return (self.interval > 0 and step % self.interval == 0) or (ends and self.last)

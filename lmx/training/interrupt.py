@@ -1,0 +1,39 @@
+"""Stopping on request: the first Ctrl-C or SIGTERM lets the loop finish its step and save, the second quits."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def watch(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether a stop was asked for; handlers are put back afterwards.
+
+    Outside the main thread no handler can be set, and the answer is always no.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        asked.append(number)
+        notice(f"{signal.Signals(number).name}: stopping after this step and saving; once more to quit at once")
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,48 @@
+"""The loop: batches through the step, hooks beside it, until the end or a request to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from lmx.core import mesh as mesh_
+from lmx.core.types import Sums
+from lmx.training.hooks import Hook
+from lmx.training.state import State
+from lmx.training.step import Step
+
+
+def run(
+    state: State,
+    step: Step,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    start: int,
+    total: int,
+    mesh: Mesh,
+    hooks: Sequence[Hook],
+    stopping: Callable[[], bool],
+) -> tuple[State, int]:
+    """Make the steps `start` … `total` - 1 and return the state with the number of steps made.
+
+    batches: those of step `start` and after. stopping: asked after each step; True ends the loop early, and
+    the hooks that run last run then. Steps are sent off without waiting for their results; a hook that reads
+    a sum waits for it.
+    """
+    made = start
+    pending: list[list[Sums]] = [[] for _ in hooks]
+    stream = iter(batches)
+    while made < total:
+        state, sums = step(state, mesh_.put(next(stream), mesh))
+        made += 1
+        ends = made == total or stopping()
+        for hook, seen in zip(hooks, pending, strict=True):
+            seen.append(sums)
+            if hook.due(made, ends):
+                hook.action(made, state, seen.copy())
+                seen.clear()
+        if ends:
+            break
+    return state, made

@@ -1,0 +1,75 @@
+"""What a run writes down while it trains: metrics.jsonl, samples.jsonl, TensorBoard events, the progress bar."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from lmx.core import log
+from lmx.core.errors import UserError
+from lmx.core.types import Sums
+
+
+class Recorder:
+    """The record of one run.
+
+    workdir: the run's folder. start: the step it goes on from; what was recorded after it is dropped, so that
+    no step appears twice. tokens_per_step: B x T.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, total: int, tokens_per_step: int) -> None:
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            log.truncate_after(workdir / name, start)
+        self.metrics = log.Jsonl(workdir / "metrics.jsonl")
+        self.samples = log.Jsonl(workdir / "samples.jsonl")
+        self.events = log.TensorBoard(workdir / "events", resumed=start or None)
+        self.progress = log.Progress(total, start, tokens_per_step)
+        self.tokens_per_step = tokens_per_step
+        self.last: dict[str, float] = {}
+        self._clock = time.monotonic()
+
+    def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
+        """Write the mean loss over the steps since the last record, their gradient norm and speed.
+
+        Errors: UserError where the loss or the gradient is not finite; nothing of it is saved.
+        """
+        values = jax.device_get(list(window))
+        loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["tokens"]) for v in values), 1.0)
+        norm = float(values[-1]["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"the loss is {loss}, the gradient norm {norm} at step {step}: training has diverged; "
+                "lower optim.rate or lengthen optim.warmup, and start again from the last checkpoint"
+            )
+        self.progress.update(step, loss)
+        record = {"loss": loss, "rate": rate, "grad_norm": norm}
+        speed = self.progress.tokens_per_second
+        if speed is not None:
+            record["tokens_per_second"] = speed
+        tokens = step * self.tokens_per_step
+        self.metrics.write({"kind": "train", "step": step, **record, "tokens": tokens, "seconds": self.seconds()})
+        self.events.scalars(step, {f"train/{name}": value for name, value in record.items()})
+        self.last |= {"train_loss": loss, "tokens_per_second": speed or 0.0}
+
+    def evaluation(self, step: int, split: str, figures: Mapping[str, float]) -> None:
+        """Write the figures of one evaluation."""
+        self.metrics.write({"kind": "evaluation", "split": split, "step": step, **figures, "seconds": self.seconds()})
+        self.events.scalars(step, {f"{split}/{name}": value for name, value in figures.items()})
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Write one sample."""
+        self.samples.write({"step": step, "prompt": prompt, "text": text})
+        self.events.text(step, f"sample/{prompt or '(start)'}", f"{prompt}{text}")
+
+    def seconds(self) -> float:
+        """Return the seconds since this process began to record."""
+        return round(time.monotonic() - self._clock, 3)
+
+    def close(self) -> None:
+        """Close the bar and the files."""
+        self.progress.close()
+        self.events.close()
