@@ -7,62 +7,82 @@ Durations (`total`, `log`, `evaluate`, `save`, `sample`, `optim.warmup`) take an
 from lmx.core.config import ConfigDict
 
 
+def model() -> ConfigDict:
+    """The fields of a GPT-2, and the name of its file in lmx/models."""
+    c = ConfigDict()
+    c.name = "gpt2"
+    c.vocab_size = None  # None: as many as the tokenizer has
+    c.positions = 128
+    c.layers = 4
+    c.width = 256
+    c.heads = 4
+    c.mlp_width = None  # None: 4 x width
+    c.activation = "gelu_new"
+    c.norm_epsilon = 1e-5
+    c.dropout_embed = 0.0
+    c.dropout_attention = 0.0
+    c.dropout_residual = 0.0
+    c.init_range = 0.02
+    c.scale_attention = True
+    c.scale_attention_by_layer = False
+    c.upcast_attention = False
+    c.tie_embeddings = True
+    return c
+
+
+def data() -> ConfigDict:
+    """Where the text comes from and how it is cut into documents."""
+    c = ConfigDict()
+    c.name = "text"  # text: your files; stdlib: the reference texts and docstrings of the running Python
+    c.path = None  # a file or a folder of txt, md, jsonl, each also as .gz
+    c.field = "text"  # where a jsonl row holds its text
+    c.code = False  # stdlib only: the library's source code as well
+    c.holdout = 0.1  # share held out for validation
+    c.split = "auto"  # document: by a hash of each document; tail: the end of each; auto: by their number
+    c.boundary = True  # begin and end each document with the tokenizer's end symbol
+    c.folder = None  # where prepared rows lie; None: WORKDIR/data
+    return c
+
+
+def tokenizer() -> ConfigDict:
+    """How text becomes ids."""
+    c = ConfigDict()
+    c.name = "bpe"  # bpe: trained on the text; characters; file: one that exists
+    c.size = 4096  # bpe only
+    c.path = None  # file only: tokenizer.json, or a folder with it or with vocab.json + merges.txt
+    return c
+
+
+def optim() -> ConfigDict:
+    """AdamW, warmed up and down a cosine."""
+    c = ConfigDict()
+    c.name = "adamw"
+    c.rate = 1e-3
+    c.schedule = "cosine"
+    c.warmup = "5%"
+    c.end = 0.1  # the last rate, as a share of the highest
+    c.decay = 0.1
+    c.clip = 1.0
+    c.b1 = 0.9
+    c.b2 = 0.95
+    c.epsilon = 1e-8
+    return c
+
+
 def get_config() -> ConfigDict:
     """A small GPT-2 on text, byte-level BPE, AdamW with a cosine."""
     c = ConfigDict()
     c.seed = 0
     c.start = "scratch"  # or a run of lmx (FOLDER, FOLDER@best, FOLDER@STEP), or a Hugging Face folder
 
-    c.model = ConfigDict()
-    c.model.name = "gpt2"
-    c.model.vocab_size = None  # None: as many as the tokenizer has
-    c.model.positions = 128
-    c.model.layers = 4
-    c.model.width = 256
-    c.model.heads = 4
-    c.model.mlp_width = None  # None: 4 x width
-    c.model.activation = "gelu_new"
-    c.model.norm_epsilon = 1e-5
-    c.model.dropout_embed = 0.0
-    c.model.dropout_attention = 0.0
-    c.model.dropout_residual = 0.0
-    c.model.init_range = 0.02
-    c.model.scale_attention = True
-    c.model.scale_attention_by_layer = False
-    c.model.upcast_attention = False
-    c.model.tie_embeddings = True
-
+    c.model = model()
     c.task = ConfigDict({"name": "causal_lm"})
 
-    c.data = ConfigDict()
-    c.data.name = "text"  # text: your files; stdlib: the reference texts and docstrings of the running Python
-    c.data.path = None  # a file or a folder of txt, md, jsonl, each also as .gz
-    c.data.field = "text"  # where a jsonl row holds its text
-    c.data.code = False  # stdlib only: the library's source code as well
-    c.data.holdout = 0.1  # share held out for validation
-    c.data.split = "auto"  # document: by a hash of each document; tail: the end of each; auto: by their number
-    c.data.boundary = True  # begin and end each document with the tokenizer's end symbol
-    c.data.folder = None  # where prepared rows lie; None: WORKDIR/data
-
-    c.tokenizer = ConfigDict()
-    c.tokenizer.name = "bpe"  # bpe: trained on the text; characters; file: one that exists
-    c.tokenizer.size = 4096  # bpe only
-    c.tokenizer.path = None  # file only: tokenizer.json, or a folder with it or with vocab.json + merges.txt
-
+    c.data = data()
+    c.tokenizer = tokenizer()
     c.batch = ConfigDict({"size": 32, "length": 128})
 
-    c.optim = ConfigDict()
-    c.optim.name = "adamw"
-    c.optim.rate = 1e-3
-    c.optim.schedule = "cosine"
-    c.optim.warmup = "5%"
-    c.optim.end = 0.1  # the last rate, as a share of the highest
-    c.optim.decay = 0.1
-    c.optim.clip = 1.0
-    c.optim.b1 = 0.9
-    c.optim.b2 = 0.95
-    c.optim.epsilon = 1e-8
-
+    c.optim = optim()
     c.total = "1 epochs"
     c.log = "10 steps"
     c.evaluate = "10%"

@@ -1,6 +1,6 @@
 """A small GPT-2 on the texts of the Python that runs it: no network, a few minutes on two cores.
 
-    lmx train --config quickstart --workdir runs/quickstart
+lmx train --config quickstart --workdir runs/quickstart
 """
 
 from lmx.core.config import ConfigDict, inherit

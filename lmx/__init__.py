@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lmx.core.version import VERSION
+
 if TYPE_CHECKING:
     from lmx.commands._face import build, generate, load, save_hf, train
     from lmx.core.errors import UserError
     from lmx.core.types import Batch, Checkpoint, Metric, Model, Objective, Params
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Batch",

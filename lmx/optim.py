@@ -35,7 +35,11 @@ def cosine(progress: Array, end: float) -> Array:
     return end + (1 - end) * 0.5 * (1 + jnp.cos(math.pi * progress))
 
 
-SCHEDULES: dict[str, Callable[[Array, float], Array]] = {"constant": constant, "linear": linear, "cosine": cosine}
+SCHEDULES: dict[str, Callable[[Array, float], Array]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}
 
 
 def schedule(name: str, *, rate: float, warmup: int, total: int, end: float = 0.0) -> Schedule:
@@ -47,7 +51,9 @@ def schedule(name: str, *, rate: float, warmup: int, total: int, end: float = 0.
     [0.0, 5.0, 10.0, 8.75]
     """
     if name not in SCHEDULES:
-        raise UserError(f"no schedule {name!r}{did_you_mean(name, SCHEDULES)}; there is: {', '.join(SCHEDULES)}")
+        raise UserError(
+            f"no schedule {name!r}{did_you_mean(name, SCHEDULES)}; there is: {', '.join(SCHEDULES)}"
+        )
     if not 0 <= warmup <= total:
         raise UserError(f"optim.warmup is {warmup} steps, but the run has {total}")
     shape = SCHEDULES[name]
@@ -85,7 +91,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adamw": a
 def build(name: str, learning_rate: Schedule, **options: Any) -> optax.GradientTransformation:
     """Return the named optimizer. Errors: UserError for an unknown name or option."""
     if name not in OPTIMIZERS:
-        raise UserError(f"no optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; there is: {', '.join(OPTIMIZERS)}")
+        raise UserError(
+            f"no optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; there is: {', '.join(OPTIMIZERS)}"
+        )
     try:
         return OPTIMIZERS[name](learning_rate, **options)
     except TypeError as error:

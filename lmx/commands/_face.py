@@ -52,8 +52,15 @@ def generate(
     text = _wire.tokenizer(checkpoint)
     begin = checkpoint.config.get("data", {}).get("boundary", True)
     return _wire.continuations(
-        build(checkpoint.config), checkpoint.params, text, list(prompts), rng.stream_key(seed, 0, "generate"),
-        begin=begin, tokens=tokens, temperature=temperature, top_k=top_k,
+        build(checkpoint.config),
+        checkpoint.params,
+        text,
+        list(prompts),
+        rng.stream_key(seed, 0, "generate"),
+        begin=begin,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
     )
 
 

@@ -1,4 +1,4 @@
-"""What frames a training run: the check of its folder before, the export, the report and the last words after."""
+"""What frames a training run: the check of its folder before; export, report and last words after."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ def check(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) 
     """
     length, positions = config["batch"]["length"], config["model"]["positions"]
     if length > positions:
-        raise UserError(f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other")
+        raise UserError(
+            f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
+        )
     if config["batch"]["size"] < 1 or length < 1:
-        raise UserError(f"batch.size={config['batch']['size']}, batch.length={length}; both must be at least 1")
+        raise UserError(
+            f"batch.size={config['batch']['size']}, batch.length={length}; both must be at least 1"
+        )
     _wire.task(config)
     _wire.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     path = workdir / "config.json"
@@ -68,7 +72,8 @@ def opening(session: Session, made: int) -> str:
     count = facts.size(session.state.params)["parameters"]
     there = f"resuming at step {made} of {session.total}" if made else f"{session.total} steps"
     return (
-        f"{fields['name']}: {count:,} parameters, {fields['layers']} layers, width {fields['width']}; {there} of "
+        f"{fields['name']}: {count:,} parameters, {fields['layers']} layers, width {fields['width']}; "
+        f"{there} of "
         f"{session.tokens_per_step:,} tokens on {session.mesh.size} device{'s' * (session.mesh.size > 1)}"
     )
 
@@ -91,8 +96,7 @@ def closing(session: Session, made: int) -> str:
     export = [f"  {work / 'export'}  Hugging Face folder"] if (work / "export").exists() else []
     return "\n".join(
         [
-            f"step {made}: validation loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}, "
-            f"bits per byte {figures['bits_per_byte']:.4f}",
+            f"step {made}: validation {', '.join(f'{name} {value:.4f}' for name, value in figures.items())}",
             "made:",
             f"  {work / 'report.html'}  curves, samples, data, config: open it in a browser",
             f"  {work / 'checkpoints'}  steps {', '.join(map(str, session.kept.steps()))}",

@@ -16,7 +16,6 @@ from lmx import optim
 from lmx.commands import _wire
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
-from lmx.core import plugin, rng
 from lmx.core.types import Checkpoint, Sums
 from lmx.metrics import perplexity
 from lmx.runs import checkpoints, facts
@@ -32,7 +31,9 @@ class Session:
     config: plain and resolved (`model.vocab_size`, `data.folder`). manifest: that of the prepared rows.
     """
 
-    def __init__(self, config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], say: Any) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], say: Any
+    ) -> None:
         self.config, self.workdir, self.manifest, self.say = config, workdir, manifest, say
         self.mesh = mesh_.make(**config["mesh"])
         mesh_.check_batch(config["batch"]["size"], self.mesh)
@@ -43,13 +44,18 @@ class Session:
         self.encode = task.encode
         self._durations()
         self.rate = optim.schedule(
-            config["optim"]["schedule"], rate=config["optim"]["rate"], warmup=self.warmup, total=self.total,
+            config["optim"]["schedule"],
+            rate=config["optim"]["rate"],
+            warmup=self.warmup,
+            total=self.total,
             end=config["optim"]["end"],
         )
-        options = {k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")}
+        options = {
+            k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")
+        }
         self.optimizer = optim.build(config["optim"]["name"], self.rate, **options)
         objective = task.objective(self.model)
-        self.step = step.build(objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
+        self.step = step.build(self.model, objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
         self.evaluate = evaluate.build(objective, mesh=self.mesh)
         split = manifest["splits"]["validation"]
         self.metric = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1))
@@ -63,7 +69,9 @@ class Session:
         unit = {"tokens_per_step": size * length, "steps_per_epoch": len(self.train_rows) / size}
         self.tokens_per_step = size * length
         self.total = max(1, config_.steps(self.config["total"], field="total", **unit))
-        self.warmup = config_.steps(self.config["optim"]["warmup"], field="optim.warmup", total=self.total, **unit)
+        self.warmup = config_.steps(
+            self.config["optim"]["warmup"], field="optim.warmup", total=self.total, **unit
+        )
         self.every = {
             name: config_.steps(self.config[name], field=name, total=self.total, **unit)
             for name in ("log", "evaluate", "save", "sample")
@@ -87,13 +95,17 @@ class Session:
             self.state = state.State(jnp.int32(made), params, optimizer)
         elif self.config["start"] != "scratch":
             given = _wire.start(self.config, self.model)
-            self.state = state.start_from(given, self.model, self.optimizer, mesh=self.mesh)
+            self.state = state.start(
+                self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
+            )
         self.state = jax.device_put(self.state, mesh_.replicated(self.mesh))
         return made
 
     def run(self, made: int, stopping: Any) -> int:
         """Train from step `made` to the end, or until `stopping`; return the steps made."""
-        self.record = Recorder(self.workdir, start=made, total=self.total, tokens_per_step=self.tokens_per_step)
+        self.record = Recorder(
+            self.workdir, start=made, total=self.total, tokens_per_step=self.tokens_per_step
+        )
         hooks = (
             Hook(self.every["log"], self._log, last=True),
             Hook(self.every["evaluate"], self._evaluate),
@@ -103,7 +115,13 @@ class Session:
         with self._batches(made) as stream:
             try:
                 self.state, made = loop.run(
-                    self.state, self.step, stream, start=made, total=self.total, mesh=self.mesh, hooks=hooks,
+                    self.state,
+                    self.step,
+                    stream,
+                    start=made,
+                    total=self.total,
+                    mesh=self.mesh,
+                    hooks=hooks,
                     stopping=stopping,
                 )
             finally:
@@ -114,8 +132,12 @@ class Session:
     @contextmanager
     def _batches(self, start: int) -> Iterator[Any]:
         stream = batches_.Batches(
-            self.train_rows, size=self.config["batch"]["size"], seed=self.config["seed"], encode=self.encode,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            self.train_rows,
+            size=self.config["batch"]["size"],
+            seed=self.config["seed"],
+            encode=self.encode,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ).iterate(start)
         try:
             yield stream
@@ -141,9 +163,15 @@ class Session:
             self._evaluate(made, now, window)
         figures = self.validation.get(made, {})
         self.kept.save(
-            made, now.params, now.optimizer,
-            facts={"config": self.config, "figures": figures, "loss": figures.get("loss"),
-                   "data": self.manifest["fingerprint"]},
+            made,
+            now.params,
+            now.optimizer,
+            facts={
+                "config": self.config,
+                "figures": figures,
+                "loss": figures.get("loss"),
+                "data": self.manifest["fingerprint"],
+            },
         )
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
@@ -167,5 +195,8 @@ class Session:
     def checkpoint(self, made: int) -> Checkpoint:
         """Return the state's parameters as a checkpoint."""
         return Checkpoint(
-            self.state.params, self.config, folder=str(Path(self.config["data"]["folder"]) / "tokenizer"), step=made
+            self.state.params,
+            self.config,
+            folder=str(Path(self.config["data"]["folder"]) / "tokenizer"),
+            step=made,
         )

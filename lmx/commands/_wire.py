@@ -24,7 +24,7 @@ TASK_OF_ARCHITECTURE = {"GPT2LMHeadModel": "causal_lm", "GPT2Model": "causal_lm"
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:
-    """Return the model's own Config of the `model` section. Errors: UserError for unknown fields or values."""
+    """Return the model's own Config of the `model` section. Errors: UserError for unknown fields."""
     shelf = plugin.find("lmx.models", fields["name"])
     known = [field.name for field in dataclasses.fields(shelf.Config)]
     given = {name: value for name, value in fields.items() if name != "name"}
@@ -77,7 +77,9 @@ def _from_run(folder: Path, which: str) -> Checkpoint:
         raise UserError(f"{folder}@{which}: expected @best or @STEP, with a step of {steps}")
     step = steps[-1] if not which else kept.best() if which == "best" else int(which)
     if step is None:
-        raise UserError(f"{folder}: no checkpoint was evaluated, so none is the best; there are steps {steps}")
+        raise UserError(
+            f"{folder}: no checkpoint was evaluated, so none is the best; there are steps {steps}"
+        )
     if step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are steps {steps}")
     facts = kept.facts(step)
@@ -88,7 +90,9 @@ def _from_run(folder: Path, which: str) -> Checkpoint:
     params, _, facts = kept.restore(step, wanted)
     kept.close()
     data = facts["config"].get("data", {}).get("folder")
-    return Checkpoint(params, facts["config"], folder=str(Path(data) / "tokenizer") if data else None, step=step)
+    return Checkpoint(
+        params, facts["config"], folder=str(Path(data) / "tokenizer") if data else None, step=step
+    )
 
 
 def _from_hf(folder: Path) -> Checkpoint:
@@ -99,9 +103,14 @@ def _from_hf(folder: Path) -> Checkpoint:
     table = plugin.find("lmx.models", name).HF
     architecture = (stored.get("architectures") or [table.architecture])[0]
     if architecture not in TASK_OF_ARCHITECTURE:
-        raise UserError(f"{folder}: architecture {architecture!r}; lmx reads: {', '.join(TASK_OF_ARCHITECTURE)}")
+        raise UserError(
+            f"{folder}: architecture {architecture!r}; lmx reads: {', '.join(TASK_OF_ARCHITECTURE)}"
+        )
     fields = model_config({"name": name, **hf_folder.own_fields(stored, table)})
-    config = {"model": {"name": name, **dataclasses.asdict(fields)}, "task": {"name": TASK_OF_ARCHITECTURE[architecture]}}
+    config = {
+        "model": {"name": name, **dataclasses.asdict(fields)},
+        "task": {"name": TASK_OF_ARCHITECTURE[architecture]},
+    }
     wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes(model(config))).items()}
     head = task(config).HF[name]
     params = hf_folder.read_params(folder, wanted, table=table, head=head, layers=fields.layers)
@@ -159,7 +168,9 @@ def start(config: Mapping[str, Any], built: Model) -> Any:
     expected = {path: leaf.shape for path, leaf in tree.flatten(shapes(built)).items()}
     lines = tree.diff(expected, {path: leaf.shape for path, leaf in tree.flatten(found.params).items()})
     if lines:
-        raise UserError(f"start={config['start']}: not the model of the config (- missing, + surplus, ! shape): {lines}")
+        raise UserError(
+            f"start={config['start']}: not the model of the config (- missing, + surplus, ! shape): {lines}"
+        )
     return found.params
 
 
@@ -171,11 +182,20 @@ def samples(built: Model, params: Any, config: Mapping[str, Any], step: int) -> 
     key = rng.stream_key(config["seed"], step, "samples")
     prompts = list(wanted["prompts"])
     begin = config["data"]["boundary"]
-    return list(zip(prompts, continuations(built, params, text, prompts, key, begin=begin, **options), strict=True))
+    return list(
+        zip(prompts, continuations(built, params, text, prompts, key, begin=begin, **options), strict=True)
+    )
 
 
 def continuations(
-    built: Model, params: Any, text: tokenizers_.Tokenizer, prompts: Sequence[str], key: Any, *, begin: bool, **options: Any
+    built: Model,
+    params: Any,
+    text: tokenizers_.Tokenizer,
+    prompts: Sequence[str],
+    key: Any,
+    *,
+    begin: bool,
+    **options: Any,
 ) -> list[str]:
     """Return the continuation of each prompt. begin: put the end symbol, which begins documents, in front."""
     first = [text.eos_id] if begin and text.eos_id is not None else []

@@ -12,10 +12,14 @@ from lmx.core.errors import UserError
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --checkpoint, --data, --split and --batch."""
-    parser.add_argument("--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder")
+    parser.add_argument(
+        "--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder"
+    )
     parser.add_argument("--data", type=Path, help="a folder of prepared rows; default: the run's own")
     parser.add_argument("--split", default="validation", choices=("validation", "train"))
-    parser.add_argument("--batch", type=int, default=32, help="rows at a time; it changes no figure but by rounding")
+    parser.add_argument(
+        "--batch", type=int, default=32, help="rows at a time; it changes no figure but by rounding"
+    )
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -52,5 +56,6 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 def _check_tokenizer(own: str, of_rows: str, options: argparse.Namespace) -> None:
     if own != of_rows:
         raise UserError(
-            f"the rows were made with another tokenizer ({of_rows[:12]}) than {options.checkpoint} has ({own[:12]})"
+            f"the rows were made with another tokenizer ({of_rows[:12]}) than that of {options.checkpoint} "
+            f"({own[:12]}); prepare them with this one: --config.tokenizer.name=file --config.tokenizer.path=..."
         )

@@ -9,7 +9,9 @@ from pathlib import Path
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --checkpoint and --output."""
-    parser.add_argument("--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder")
+    parser.add_argument(
+        "--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder"
+    )
     parser.add_argument("--output", required=True, type=Path, help="the folder to make; it must not exist")
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --checkpoint, --prompt and the settings of sampling."""
-    parser.add_argument("--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder")
+    parser.add_argument(
+        "--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder"
+    )
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
@@ -24,7 +26,11 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     found = _face.load(options.checkpoint)
     prompts = options.prompt or [""]
     texts = _face.generate(
-        found, prompts, tokens=options.tokens, temperature=options.temperature, top_k=options.top_k or None,
+        found,
+        prompts,
+        tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k or None,
         seed=options.seed,
     )
     for prompt, text in zip(prompts, texts, strict=True):

@@ -1,4 +1,4 @@
-"""Prepare the data of a config: read, clean, dedup, split, train the tokenizer, tokenize, pack, write shards."""
+"""Prepare the data of a config: read, clean, dedup, split, tokenize, pack, write shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from lmx.core.errors import UserError
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --config and --workdir."""
     parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
-    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder; rows go to WORKDIR/data")
+    parser.add_argument(
+        "--workdir", required=True, type=Path, help="the run's folder; rows go to WORKDIR/data"
+    )
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -58,10 +60,23 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path
         holdout=data["holdout"],
         split=data["split"],
         boundary=data["boundary"],
-        settings={"data": data["name"], "code": data["code"], "tokenizer": {"name": words["name"], **options}},
+        settings=_settings(data, words["name"], options),
         say=say,
     )
     return folder, manifest
+
+
+def _settings(data: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else decides the rows; a tokenizer's file counts by what is in it, not by its name."""
+    from lmx import tokenizer
+
+    if name == "file":
+        options = {"sha256": tokenizer.load(options["path"]).sha256}
+    kind = {
+        "name": data["name"],
+        **({"code": data["code"]} if data["name"] == "stdlib" else {"field": data["field"]}),
+    }
+    return {"data": kind, "tokenizer": {"name": name, **options}}
 
 
 def _documents(data: Mapping[str, Any]) -> data_prep.Corpus:

@@ -81,7 +81,9 @@ def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path
     """Return the config with what only the data tells: the vocabulary's size and the rows' folder."""
     size, found = config["model"]["vocab_size"], manifest["tokenizer"]["vocab_size"]
     if size is not None and found > size:
-        raise UserError(f"the tokenizer has {found} ids, but model.vocab_size={size}; raise it, or set it to None")
+        raise UserError(
+            f"the tokenizer has {found} ids, but model.vocab_size={size}; raise it, or set it to None"
+        )
     model = {**config["model"], "vocab_size": size or found}
     return {**config, "model": model, "data": {**config["data"], "folder": str(folder)}}
 

@@ -14,17 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict as ConfigDict
 
-import lmx
 from lmx.core.errors import UserError, did_you_mean
-
-Config = ConfigDict
 
 
 def shelf() -> Path:
     """Return the folder of the shipped configs: inside an installed package, beside it in a checkout."""
-    package = Path(lmx.__file__).parent
+    package = Path(__file__).parents[1]
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
@@ -46,14 +43,16 @@ def load(reference: str) -> ConfigDict:
         if not path.is_file():
             known = names()
             hint = did_you_mean(reference, known)
-            raise UserError(f"no config {reference!r}{hint}; there is: {', '.join(known)}, or a .py file of yours")
+            raise UserError(
+                f"no config {reference!r}{hint}; there is: {', '.join(known)}, or a .py file of yours"
+            )
     elif not path.is_file():
         raise UserError(f"{reference}: no such config file; shipped configs go by name: {', '.join(names())}")
     return _run(path)
 
 
 def inherit(name: str) -> ConfigDict:
-    """Return a shipped config to start from, unlocked, so that a derived config names only its differences."""
+    """Return a shipped config to start from, unlocked: a derived config names only its differences."""
     config = _run(shelf() / f"{name}.py")
     config.unlock()
     return config
@@ -104,7 +103,9 @@ def _key(holder: Any, part: str, path: str) -> Any:
         raise UserError(f"config.{path}: {part!r} lies below a value that has no keys")
     if part not in holder:
         known = sorted(holder.keys())
-        raise UserError(f"unknown config key {path!r}{did_you_mean(part, known)}; there is: {', '.join(known)}")
+        raise UserError(
+            f"unknown config key {path!r}{did_you_mean(part, known)}; there is: {', '.join(known)}"
+        )
     return part
 
 
@@ -160,7 +161,12 @@ _DURATION = re.compile(r"\s*([0-9][0-9_.]*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
 
 
 def steps(
-    duration: str | int, *, tokens_per_step: int, steps_per_epoch: float, total: int | None = None, field: str = ""
+    duration: str | int,
+    *,
+    tokens_per_step: int,
+    steps_per_epoch: float,
+    total: int | None = None,
+    field: str = "",
 ) -> int:
     """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
 
@@ -197,7 +203,9 @@ def plain(config: Any) -> Any:
     return config
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
     """Yield (dotted key, old value, new value) wherever two plain configs differ; absent is None."""
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)

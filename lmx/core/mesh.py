@@ -40,7 +40,9 @@ def check_batch(size: int, mesh: Mesh) -> None:
     ways = mesh.shape["data"]
     if size % ways:
         nearest = max(ways, round(size / ways) * ways)
-        raise UserError(f"batch.size={size} does not divide over {ways} devices; the nearest that does is {nearest}")
+        raise UserError(
+            f"batch.size={size} does not divide over {ways} devices; the nearest that does is {nearest}"
+        )
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:

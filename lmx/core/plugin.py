@@ -12,7 +12,9 @@ from lmx.core.errors import UserError, did_you_mean
 def names(shelf: str) -> list[str]:
     """Return the names on a shelf, such as `names("lmx.tasks")`; files that begin with `_` are not on it."""
     package = importlib.import_module(shelf)
-    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
+    return sorted(
+        info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")
+    )
 
 
 def find(shelf: str, name: str) -> ModuleType:
@@ -29,5 +31,7 @@ def find(shelf: str, name: str) -> ModuleType:
     if name not in known:
         kind = shelf.rsplit(".", 1)[-1]
         hint = did_you_mean(name, known)
-        raise UserError(f"no {name!r} in {kind}{hint}; there is: {', '.join(known)}, or a dotted name of your own")
+        raise UserError(
+            f"no {name!r} in {kind}{hint}; there is: {', '.join(known)}, or a dotted name of your own"
+        )
     return importlib.import_module(f"{shelf}.{name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Tree = dict[str, Any]
@@ -48,9 +48,16 @@ def mask(tree: Mapping[str, Any], pattern: str) -> Tree:
     return map_named(lambda path, _: compiled.fullmatch(path) is not None, tree)
 
 
-def first_match(rules: Iterable[tuple[str, Any]], path: str) -> Any:
-    """Return the value of the first rule whose pattern matches the whole path, or None."""
-    return next((value for pattern, value in rules if re.fullmatch(pattern, path)), None)
+def split(tree: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[Tree, Tree]:
+    """Return (the leaves where `chosen`, a tree of booleans, is True; the others), each nested as before."""
+    flags, flat = flatten(chosen), flatten(tree)
+    yes = {path: leaf for path, leaf in flat.items() if flags[path]}
+    return unflatten(yes), unflatten({path: leaf for path, leaf in flat.items() if path not in yes})
+
+
+def merge(one: Mapping[str, Any], two: Mapping[str, Any]) -> Tree:
+    """Return the tree with the leaves of both; the inverse of `split`."""
+    return unflatten({**flatten(one), **flatten(two)})
 
 
 def diff(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

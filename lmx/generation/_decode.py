@@ -43,7 +43,16 @@ def decode(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = prompt
         real[row, longest - len(prompt) :] = 1
-    new = _run(model, choose, tokens, -1 if eos_id is None else eos_id, params, jnp.asarray(ids), jnp.asarray(real), rng)
+    new = _run(
+        model,
+        choose,
+        tokens,
+        -1 if eos_id is None else eos_id,
+        params,
+        jnp.asarray(ids),
+        jnp.asarray(real),
+        rng,
+    )
     return [_cut(row, eos_id) for row in np.asarray(new).tolist()]
 
 
@@ -53,7 +62,14 @@ def _cut(row: list[int], eos_id: int | None) -> list[int]:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run(
-    model: Model, choose: Choose, tokens: int, eos_id: int, params: Params, ids: Array, real: Array, rng: Array
+    model: Model,
+    choose: Choose,
+    tokens: int,
+    eos_id: int,
+    params: Params,
+    ids: Array,
+    real: Array,
+    rng: Array,
 ) -> Array:
     """Return new ids (B, tokens); rows that have ended hold the end symbol."""
     size, time = ids.shape

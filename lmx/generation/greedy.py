@@ -18,5 +18,5 @@ def generate(
     tokens: int = 64,
     eos_id: int | None = None,
 ) -> list[list[int]]:
-    """Return the greedy continuation of each prompt (token ids), at most `tokens` long; the key is not used."""
+    """Return the greedy continuation of each prompt, at most `tokens` ids; the key is not used."""
     return decode(model, params, prompts, rng, chooser(0.0, None), tokens=tokens, eos_id=eos_id)

@@ -43,7 +43,11 @@ def to_tensors(params: Mapping[str, Any], table: Table, head: HeadTable, layers:
 
 
 def from_tensors(
-    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], table: Table, head: HeadTable, layers: int
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    table: Table,
+    head: HeadTable,
+    layers: int,
 ) -> dict[str, Any]:
     """Return the parameters of the stored tensors, in f32.
 
@@ -56,7 +60,9 @@ def from_tensors(
     expected = {entry.tensor: _stored_shape(entry, shapes) for entry in wanted}
     lines = tree.diff(expected, {name: tensor.shape for name, tensor in named.items()})
     if lines:
-        raise UserError("the tensors are not those of the config (- missing, + surplus, ! shape): " + "; ".join(lines))
+        raise UserError(
+            "the tensors are not those of the config (- missing, + surplus, ! shape): " + "; ".join(lines)
+        )
     leaves: dict[str, np.ndarray] = {}
     for entry in wanted:
         tensor = named[entry.tensor].astype(np.float32)
@@ -70,7 +76,11 @@ def from_tensors(
 def _normalise(tensors: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
     """Return the tensors under their full names, without buffers."""
     bare = {e.tensor.format(0) if "{}" in e.tensor else e.tensor for e in table.entries}
-    prefix = "" if any(name.startswith(table.prefix) for name in tensors) or not bare & set(tensors) else table.prefix
+    prefix = (
+        ""
+        if any(name.startswith(table.prefix) for name in tensors) or not bare & set(tensors)
+        else table.prefix
+    )
     named = {prefix + name: tensor for name, tensor in tensors.items()}
     ignored = re.compile("|".join(table.ignored) or r"(?!)")
     return {name: tensor for name, tensor in named.items() if not ignored.fullmatch(name)}

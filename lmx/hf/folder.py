@@ -42,8 +42,14 @@ def write(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     theirs = {hf: fields[own] for own, hf in table.fields}
-    ids = {name: value for name, value in (special or {}).items()}
-    config = {"architectures": [head.architecture], "model_type": table.model_type, **theirs, **ids, "dtype": "float32"}
+    ids = dict(special or {})
+    config = {
+        "architectures": [head.architecture],
+        "model_type": table.model_type,
+        **theirs,
+        **ids,
+        "dtype": "float32",
+    }
     _json(work / "config.json", config)
     _json(work / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
     tensors = convert.to_tensors(params, table, head, int(fields["layers"]))
@@ -60,7 +66,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{folder}: no config.json; expected a run of lmx or a Hugging Face folder") from error
+        raise UserError(
+            f"{folder}: no config.json; expected a run of lmx or a Hugging Face folder"
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(found, dict):
@@ -75,7 +83,10 @@ def own_fields(config: Mapping[str, Any], table: Table) -> dict[str, Any]:
     """
     for name, value in table.required.items():
         if config.get(name, value) != value:
-            raise UserError(f"config.json: {name}={config[name]!r} is not supported for {table.model_type}, only {value!r}")
+            raise UserError(
+                f"config.json: {name}={config[name]!r} is not supported for {table.model_type}; "
+                f"only {value!r} is"
+            )
     return {own: config[hf] for own, hf in table.fields if hf in config}
 
 
@@ -110,7 +121,9 @@ def _untie(
         if entry.tensor in tensors and not any(path in shapes for path in entry.leaves):
             copy = tensors.pop(entry.tensor)
             if source is None or not np.array_equal(copy, source):
-                raise UserError(f"{entry.tensor} is tied to {first} by the config, but the stored tensors differ")
+                raise UserError(
+                    f"{entry.tensor} is tied to {first} by the config, but the stored tensors differ"
+                )
 
 
 def _json(path: Path, value: Any) -> None:

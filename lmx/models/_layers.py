@@ -95,7 +95,8 @@ class Blueprint:
         self._graphdef, state = nnx.split(nnx.eval_shape(build))
         self.shapes: dict[str, jax.ShapeDtypeStruct] = tree.flatten(nnx.to_pure_dict(state))
         self.inits: dict[str, Init] = {
-            "/".join(map(str, path)): variable.get_metadata()["init"] for path, variable in nnx.to_flat_state(state)
+            "/".join(map(str, path)): variable.get_metadata()["init"]
+            for path, variable in nnx.to_flat_state(state)
         }
 
     def bind(self, leaves: Params) -> Any:
@@ -299,7 +300,9 @@ def check_length(time: int, cache: Any, positions: int) -> None:
     """Raise UserError where a sequence, or the cache it starts, is longer than the model's positions."""
     longest = max(time, cache) if isinstance(cache, int) else time
     if longest > positions:
-        raise UserError(f"{longest} tokens in a row, but the model has {positions} positions; shorten the rows")
+        raise UserError(
+            f"{longest} tokens in a row, but the model has {positions} positions; shorten the rows"
+        )
 
 
 def residual_scale(scale: float, layers: int) -> float:

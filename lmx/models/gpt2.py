@@ -134,7 +134,14 @@ class Block(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Array, layer: int, *, mask: Array, keys: Array | None, tapper: layers_.Tapper, cache: Any = None
+        self,
+        x: Array,
+        layer: int,
+        *,
+        mask: Array,
+        keys: Array | None,
+        tapper: layers_.Tapper,
+        cache: Any = None,
     ) -> tuple[Array, dict[str, Any], Any]:
         """(B, T, D) -> (B, T, D), what the taps captured, and this layer's cache with the new tokens in it."""
         config = self.config
@@ -209,7 +216,9 @@ def build(config: Config) -> Model:
         tapper = layers_.Tapper(taps, TAPS)
         captured: dict[str, Any] = {}
         if isinstance(cache, int):
-            cache = layers_.empty_cache(config.layers, size, cache, config.heads, config.width // config.heads)
+            cache = layers_.empty_cache(
+                config.layers, size, cache, config.heads, config.width // config.heads
+            )
         cache = layers_.seat(cache, batch) if cache is not None else None
         x = embed.bind(params["embed"])(batch["input_ids"], layers_.position_ids(batch, time, cache))
         x = tapper("embed", layers_.dropout(x, config.dropout_embed, keys, 0), 0, captured)

@@ -55,8 +55,13 @@ class Checkpoints:
         Errors: UserError where the save before this one failed (disk full, say); the older ones are kept.
         """
         self.wait()
-        sealed = seal({**facts, "step": step, "digests": {"params": digests.of_arrays(params),
-                                                          "optimizer": digests.of_arrays(optimizer)}})
+        sealed = seal(
+            {
+                **facts,
+                "step": step,
+                "digests": {"params": digests.of_arrays(params), "optimizer": digests.of_arrays(optimizer)},
+            }
+        )
         params, optimizer = _copy((params, optimizer))
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
@@ -101,7 +106,9 @@ class Checkpoints:
         """Return the steps that have a checkpoint, ascending, as the disk has them now."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+        return sorted(
+            int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir()
+        )
 
     def best(self) -> int | None:
         """Return the step with the lowest validation loss, or None."""
@@ -113,7 +120,9 @@ class Checkpoints:
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
         except Exception as error:
-            raise UserError(f"checkpoint {self.folder / str(step)}: its facts cannot be read: {_line(error)}") from error
+            raise UserError(
+                f"checkpoint {self.folder / str(step)}: its facts cannot be read: {_line(error)}"
+            ) from error
         if not isinstance(found, dict) or found != seal(found):
             raise UserError(f"checkpoint {self.folder / str(step)}: its facts are damaged (digest differs)")
         return found
@@ -121,9 +130,9 @@ class Checkpoints:
     def restore(self, step: int, params: Any, optimizer: Any = None) -> tuple[Any, Any, dict[str, Any]]:
         """Return (params, optimizer, facts) of one step, verified.
 
-        params, optimizer: trees of ShapeDtypeStruct with shardings, as `abstract` gives; the optimizer is left
-        out where it is None. Errors: UserError, one line, where anything is missing, of another shape or type,
-        or damaged.
+        params, optimizer: trees of ShapeDtypeStruct with shardings, as `abstract` gives; no optimizer is
+        read where it is None. Errors: UserError, one line, where anything is missing, damaged, or of another
+        shape or type.
         """
         facts = self.facts(step)
         wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
@@ -137,7 +146,9 @@ class Checkpoints:
                 raise UserError(f"checkpoint {self.folder / str(step)}: {name} are damaged (digest differs)")
         return found["params"], found["optimizer"] if optimizer is not None else None, facts
 
-    def restore_newest(self, params: Any, optimizer: Any, *, say: Say) -> tuple[Any, Any, dict[str, Any]] | None:
+    def restore_newest(
+        self, params: Any, optimizer: Any, *, say: Say
+    ) -> tuple[Any, Any, dict[str, Any]] | None:
         """Return the newest checkpoint that verifies, saying which ones do not; None where there is none."""
         steps = self.steps()
         for step in reversed(steps):
@@ -146,7 +157,9 @@ class Checkpoints:
             except UserError as error:
                 say(f"skipped: {error}")
         if steps:
-            raise UserError(f"none of the {len(steps)} checkpoints in {self.folder} can be read; see the lines above")
+            raise UserError(
+                f"none of the {len(steps)} checkpoints in {self.folder} can be read; see the lines above"
+            )
         return None
 
     def close(self) -> None:

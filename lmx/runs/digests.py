@@ -51,7 +51,9 @@ def _bits(leaf: Array) -> Array:
         return leaf.astype(jnp.uint32)
     if leaf.dtype.itemsize >= 4:
         return jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-    return jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}[leaf.dtype.itemsize]).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}[leaf.dtype.itemsize]).astype(
+        jnp.uint32
+    )
 
 
 def _as_dict(arrays: Any) -> dict[str, Any]:

@@ -13,17 +13,24 @@ from typing import Any
 
 import jax
 
-import lmx
 from lmx.core import log, tree
+from lmx.core.version import VERSION
 
 
 def environment() -> dict[str, Any]:
     """Return versions, platform and devices; environment variables by an allow-list, never a dump."""
     devices = jax.devices()
-    packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")}
-    flags = {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_PLATFORMS", "LIBTPU_INIT_ARGS") if name in os.environ}
+    packages = {
+        name: version(name)
+        for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    }
+    flags = {
+        name: os.environ[name]
+        for name in ("XLA_FLAGS", "JAX_PLATFORMS", "LIBTPU_INIT_ARGS")
+        if name in os.environ
+    }
     return {
-        "lmx": lmx.__version__,
+        "lmx": VERSION,
         **packages,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -40,7 +47,10 @@ def size(params: Mapping[str, Any]) -> dict[str, int]:
     """Return the number of parameters, with and without the position embeddings."""
     counts = {path: leaf.size for path, leaf in tree.flatten(params).items()}
     positions = sum(count for path, count in counts.items() if "/position/" in path)
-    return {"parameters": sum(counts.values()), "parameters_without_positions": sum(counts.values()) - positions}
+    return {
+        "parameters": sum(counts.values()),
+        "parameters_without_positions": sum(counts.values()) - positions,
+    }
 
 
 def write(workdir: Path, facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from lmx.core.errors import UserError
 
 @contextmanager
 def hold(workdir: Path) -> Iterator[None]:
-    """Hold the folder's lock while the block runs; the system frees it when the process ends, however it ends.
+    """Hold the folder's lock while the block runs; the system frees it however the process ends.
 
     Errors: UserError where the folder cannot be made or written to, or another live process holds it (named).
     """
@@ -22,7 +22,9 @@ def hold(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written to: {error.strerror}; name another one") from error
+        raise UserError(
+            f"workdir {workdir} cannot be written to: {error.strerror}; name another one"
+        ) from error
     try:
         _claim(handle, workdir)
         os.ftruncate(handle, 0)
@@ -41,4 +43,6 @@ def _claim(handle: int, workdir: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         owner = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
-        raise UserError(f"workdir {workdir} is in use by {owner}; wait for it, or name another one") from error
+        raise UserError(
+            f"workdir {workdir} is in use by {owner}; wait for it, or name another one"
+        ) from error

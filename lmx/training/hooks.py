@@ -9,7 +9,7 @@ from lmx.core.types import Sums
 from lmx.training.state import State
 
 Action = Callable[[int, State, list[Sums]], None]
-"""(steps made, state, the sums of every step since this hook's last call); the state may be read, not kept."""
+"""(steps made, state, the sums of each step since the last call); the state may be read, not kept."""
 
 
 @dataclass

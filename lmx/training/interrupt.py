@@ -1,4 +1,4 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM lets the loop finish its step and save, the second quits."""
+"""Stopping on request: the first Ctrl-C or SIGTERM lets the loop finish its step and save; one more quits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def watch(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         asked.append(number)
-        notice(f"{signal.Signals(number).name}: stopping after this step and saving; once more to quit at once")
+        notice(
+            f"{signal.Signals(number).name}: stopping after this step and saving; once more to quit at once"
+        )
 
     for number in SIGNALS:
         signal.signal(number, handle)

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.jsonl, samples.jsonl, TensorBoard events, the progress bar."""
+"""What a run writes down: metrics.jsonl, samples.jsonl, TensorBoard events, and the progress bar."""
 
 from __future__ import annotations
 
@@ -51,13 +51,17 @@ class Recorder:
         if speed is not None:
             record["tokens_per_second"] = speed
         tokens = step * self.tokens_per_step
-        self.metrics.write({"kind": "train", "step": step, **record, "tokens": tokens, "seconds": self.seconds()})
+        self.metrics.write(
+            {"kind": "train", "step": step, **record, "tokens": tokens, "seconds": self.seconds()}
+        )
         self.events.scalars(step, {f"train/{name}": value for name, value in record.items()})
         self.last |= {"train_loss": loss, "tokens_per_second": speed or 0.0}
 
     def evaluation(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """Write the figures of one evaluation."""
-        self.metrics.write({"kind": "evaluation", "split": split, "step": step, **figures, "seconds": self.seconds()})
+        self.metrics.write(
+            {"kind": "evaluation", "split": split, "step": step, **figures, "seconds": self.seconds()}
+        )
         self.events.scalars(step, {f"{split}/{name}": value for name, value in figures.items()})
 
     def sample(self, step: int, prompt: str, text: str) -> None:

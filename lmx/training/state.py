@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,33 +10,34 @@ import optax
 from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
-from lmx.core import rng
+from lmx.core import rng, tree
 from lmx.core.types import Array, Model, Params
 
 
 class State(NamedTuple):
-    """step: int32 scalar, how many updates were made; params; optimizer: optax's state."""
+    """step: int32, how many updates were made; params; optimizer: optax's state of the trainable part."""
 
     step: Array
     params: Params
     optimizer: Any
 
 
-def start(model: Model, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh) -> State:
-    """Return the state before the first step, on the mesh; it depends on the seed alone."""
-    return _make(model, optimizer, mesh, lambda: model.init(rng.stream_key(seed, 0, "init")))()
+def start(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh,
+    params: Params | None = None,
+) -> State:
+    """Return the state before the first step, born on the mesh.
 
+    params: those to start from; without them the model's own start, which depends on the seed alone.
+    """
 
-def start_from(params: Params, model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> State:
-    """Return the state before the first step, with given parameters."""
-    return _make(model, optimizer, mesh, lambda: params)()
+    def make(given: Params | None) -> State:
+        leaves = model.init(rng.stream_key(seed, 0, "init")) if given is None else given
+        chosen, _ = tree.split(leaves, model.trainable(leaves))
+        return State(jnp.zeros((), jnp.int32), leaves, optimizer.init(chosen))
 
-
-def _make(
-    model: Model, optimizer: optax.GradientTransformation, mesh: Mesh, params: Callable[[], Params]
-) -> Callable[[], State]:
-    def make() -> State:
-        leaves = params()
-        return State(jnp.zeros((), jnp.int32), leaves, optimizer.init(leaves))
-
-    return jax.jit(make, out_shardings=mesh_.replicated(mesh))
+    return jax.jit(make, out_shardings=mesh_.replicated(mesh))(params)

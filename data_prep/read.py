@@ -1,0 +1,201 @@
+"""Text files and folders to documents, refusing what is not text."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmx.core.errors import UserError
+from lmx.core.rows import file_sha256
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".txt.gz", ".md.gz", ".jsonl.gz")
+"""The files that a folder is searched for."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. id: names it in messages, such as `notes.jsonl:7`; source: the path of the Source it is
+    from."""
+
+    id: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that documents are read from, as the manifest records it: its bytes tell whether it
+    changed."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents that can be iterated over, and what they come from, known before any document is read."""
+
+    sources: tuple[Source, ...]
+    load: Callable[[], Iterable[Document]]
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.load())
+
+
+def gathered(documents: Iterable[Document]) -> Corpus:
+    """Return documents in memory as a corpus with one source, whose sha256 is over the texts in their
+    order."""
+    held = tuple(documents)
+    digest, size = hashlib.sha256(), 0
+    for document in held:
+        data = document.text.encode("utf-8", "surrogatepass")
+        digest.update(f"{document.id}\0{len(data)}\0".encode())
+        digest.update(data)
+        size += len(data)
+    return Corpus((Source("memory", size, digest.hexdigest()),), lambda: held)
+
+
+def read(path: str | Path, *, text: str = "text") -> Corpus:
+    """Return the documents of a file or a folder: txt and md are one document each, jsonl one a line.
+
+    Folders are walked whole, in sorted order, hidden files and folders and linked folders left out; `.gz` is
+    unpacked. `text` is the field of a jsonl row that holds the text. Files are hashed here and read when the
+    corpus is iterated over, each of them whole in memory. Raises UserError for a path that is no readable
+    text, and while iterating for bytes that are not (naming file and line) and for a file that changed in
+    between.
+    """
+    path = Path(path)
+    files = _files(path)
+    root = path if path.is_dir() else path.parent
+    try:
+        sources = tuple(
+            Source(file.relative_to(root).as_posix(), file.stat().st_size, file_sha256(file))
+            for file in files
+        )
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    alone = not path.is_dir()
+
+    def load() -> Iterator[Document]:
+        for file, source in zip(files, sources, strict=True):
+            yield from _documents(file, source, text, alone)
+
+    return Corpus(sources, load)
+
+
+def _files(path: Path) -> list[Path]:
+    _regular(path)
+    if not path.is_dir():
+        return [path]
+    found = []
+    for folder, folders, names in os.walk(path, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, n) for n in names if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+    if not found:
+        raise UserError(f"{path}: no text in this folder (looked for {', '.join(SUFFIXES)})")
+    for file in found:
+        _regular(file)
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _regular(path: Path) -> None:
+    """Refuse what is neither a regular file nor a folder, before anything opens it: a pipe would hang."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file or folder") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: is neither a file nor a folder (a pipe, a socket or a device)")
+
+
+def _documents(file: Path, source: Source, field: str, alone: bool) -> Iterator[Document]:
+    """Yield the documents of one file; a blank one is an error where it is all that was asked for."""
+    data = _bytes(file, source)
+    jsonl = file.name.lower().endswith((".jsonl", ".jsonl.gz"))
+    if alone and not data:
+        raise UserError(f"{file}: is empty")
+    whole = _text(file, data)
+    if alone and not whole.strip("\ufeff \t\r\n\f\v"):
+        raise UserError(f"{file}: holds only blank lines")
+    if not jsonl:
+        yield Document(source.path, whole, source.path)
+        return
+    # Only \n ends a row: splitlines would also cut at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(whole.removeprefix("\ufeff").split("\n"), 1):
+        if line.strip():
+            yield Document(
+                f"{source.path}:{number}", _row(f"{file}, line {number}", line, field), source.path
+            )
+
+
+def _bytes(file: Path, source: Source) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != source.sha256:
+        raise UserError(f"{file}: changed while it was being read; run again when nothing writes to it")
+    if not file.name.lower().endswith(".gz") or not data:
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: is not whole gzip data ({error})") from error
+
+
+def _text(file: Path, data: bytes) -> str:
+    """Return the bytes as text; line numbers count from 1, byte offsets from 0."""
+    # UTF-16 is full of NUL bytes, and its mark says more than they do.
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{file}, line 1, byte 0: is UTF-16, expected UTF-8; convert it first")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        line = data.count(b"\n", 0, nul) + 1
+        raise UserError(f"{file}, line {line}, byte {nul}: a NUL byte; is this a binary file?")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}, line {line}, byte {error.start}: not UTF-8 "
+            f"(byte 0x{data[error.start]:02x}, {error.reason}); convert the file to UTF-8"
+        ) from error
+
+
+def _row(where: str, line: str, field: str) -> str:
+    """Return the text of one jsonl row."""
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: broken JSON ({reason})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object, found {type(row).__name__}")
+    if field not in row:
+        found = ", ".join(sorted(row)[:8]) or "nothing"
+        raise UserError(f"{where}: no field {field!r}; it has: {found}")
+    value = row[field]
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field {field!r} is {type(value).__name__}, expected a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: field {field!r} holds half of a surrogate pair, which is no text"
+        ) from error
+    return value

@@ -1,0 +1,180 @@
+"""Batches: batch k is a function of (seed, k), whatever the number of processes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from lmx.core.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+Encode = Callable[[Arrays], Mapping[str, np.ndarray]]
+"""A task's function: stacked rows, each array leading with B, -> a batch."""
+
+
+class Examples(Protocol):
+    """A source: rows by index, each a dict of arrays of the same shapes."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
+
+
+class Batches:
+    """An endless stream of training batches, any of which can be asked for.
+
+    The stream of rows is the source, shuffled anew with (seed, epoch) for every epoch, one epoch after
+    another. Global batch k holds rows k * size .. (k + 1) * size - 1 of it, so a batch may span two epochs;
+    this process makes the rows k * size + p * size / P .. of them. Nothing else is remembered: to resume is
+    to ask for k.
+
+    `rows`: of one epoch. `size`: B, of the global batch. `steps_per_epoch`: rows / size, not rounded.
+    """
+
+    def __init__(
+        self,
+        source: Examples,
+        *,
+        size: int,
+        seed: int,
+        encode: Encode,
+        shuffle: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        """Raise UserError where the source has fewer rows than a batch, or a batch does not divide over the
+        processes."""
+        self._slice = _slice(size, process_index, process_count)
+        self.rows, self.size = len(source), size
+        if self.rows < size:
+            raise UserError(
+                f"too little text for one batch: {self.rows} rows, and batch.size={size} takes {size}; "
+                f"give {size / max(self.rows, 1):.2g} times as much text, or lower batch.size or length"
+            )
+        if not 0 <= seed < 1 << 32:
+            raise UserError(f"seed={seed}; expected 0 .. 4294967295")
+        self.steps_per_epoch = self.rows / size
+        self._encode = encode
+        stream = grain.MapDataset.source(source)
+        self._stream = (stream.seed(seed).shuffle() if shuffle else stream).repeat()
+
+    def batch(self, k: int) -> Arrays:
+        """Return this process's part of global batch k, (B / processes, ...) each, as `encode` makes it.
+
+        `example_index` (B / processes,) int32 is added: each example's place in the global batch, 0 .. B - 1.
+        """
+        rows = [self._stream[k * self.size + place] for place in self._slice]
+        return _batch(rows, self._encode, self._slice)
+
+    def iterate(self, start: int = 0, *, ahead: int = 2) -> Prefetch:
+        """Return an endless iterator over batches start, start + 1, ...; a thread makes up to `ahead` of them
+        early. Close it, or use it in a `with` block."""
+        return Prefetch(self.batch, start, ahead)
+
+
+def whole(
+    source: Examples, *, size: int, encode: Encode, process_index: int = 0, process_count: int = 1
+) -> Iterator[Arrays]:
+    """Yield every row of the source once, in order, in batches of equal shapes.
+
+    The last batch is filled up with rows of zeros: segment 0, which is padding, so that nothing in them has a
+    label and no row counts twice. 5 rows with size 2 give rows (0, 1), (2, 3), (4, zeros).
+    """
+    places = _slice(size, process_index, process_count)
+    if len(source) == 0:
+        raise UserError("no rows to evaluate on")
+    blank = {name: np.zeros_like(value) for name, value in source[0].items()}
+    for first in range(0, len(source), size):
+        here = [first + place for place in places]
+        rows = [source[index] if index < len(source) else blank for index in here]
+        yield _batch(rows, encode, places)
+
+
+class Prefetch:
+    """An iterator over `make(start)`, `make(start + 1)`, ..., made ahead of time by one thread.
+
+    What `make` raises comes out of `next` at its place in the order. The thread ends with `close`, at the end
+    of a `with` block, when the iterator is dropped, or with the program.
+    """
+
+    def __init__(self, make: Callable[[int], Arrays], start: int, ahead: int) -> None:
+        """Start the thread."""
+        ready: queue.Queue[Any] = queue.Queue(max(ahead, 1))
+        stop = threading.Event()
+        # The thread must not hold this iterator, or dropping it would never end the thread.
+        thread = threading.Thread(target=_fill, args=(make, start, ready, stop), name="batches", daemon=True)
+        self._ready = ready
+        self._closed = False
+        self._shut = weakref.finalize(self, _shut, ready, stop, thread)
+        thread.start()
+
+    def __iter__(self) -> Prefetch:
+        return self
+
+    def __next__(self) -> Arrays:
+        if self._closed:
+            raise StopIteration
+        item, error = self._ready.get()
+        if error is not None:
+            self.close()
+            raise error
+        return item
+
+    def close(self) -> None:
+        """End the thread and wait for it; the iterator is then at its end."""
+        self._closed = True
+        self._shut()
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fill(make: Callable[[int], Arrays], k: int, ready: queue.Queue[Any], stop: threading.Event) -> None:
+    while not stop.is_set():
+        item: tuple[Arrays | None, BaseException | None]
+        try:
+            item = (make(k), None)
+        except BaseException as error:
+            item = (None, error)
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        if item[1] is not None:
+            return
+        k += 1
+
+
+def _shut(ready: queue.Queue[Any], stop: threading.Event, thread: threading.Thread) -> None:
+    stop.set()
+    while not ready.empty():  # a full queue would hold the thread up for one more moment
+        try:
+            ready.get_nowait()
+        except queue.Empty:
+            break
+    if thread is not threading.current_thread() and thread.is_alive():
+        thread.join()
+
+
+def _slice(size: int, process_index: int, process_count: int) -> range:
+    """Return the places of the global batch that this process makes: batch 12, process 1 of 3 -> 4 .. 7."""
+    if size < 1 or size % process_count:
+        raise UserError(f"batch.size={size} does not divide over {process_count} processes")
+    assert 0 <= process_index < process_count, "a process outside the count"
+    part = size // process_count
+    return range(process_index * part, (process_index + 1) * part)
+
+
+def _batch(rows: list[Mapping[str, np.ndarray]], encode: Encode, places: range) -> Arrays:
+    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return {**encode(stacked), "example_index": np.arange(places.start, places.stop, dtype=np.int32)}

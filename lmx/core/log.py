@@ -1,0 +1,383 @@
+"""What a run tells: lines, records, TensorBoard events and a progress bar; importing it sets nothing up."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from lmx.core.errors import UserError
+
+
+def say(text: str) -> None:
+    """Write one line to stderr, above a progress bar that is running."""
+    tqdm = sys.modules.get("tqdm")  # where nobody has imported it, no bar can be running
+    if tqdm is not None and hasattr(tqdm, "tqdm"):
+        tqdm.tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file that is either whole or not there: a temporary name beside it, then a rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+# --- Records -------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON knows it: scalars of numpy and jax become Python numbers, tuples lists.
+
+    A number that is not finite becomes the string "NaN", "Infinity" or "-Infinity", because JSON has no
+    such number; `float(...)` reads it back. Raises TypeError for anything else that is not JSON.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        value = value.item()
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, int):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"a record holds numbers, texts, lists and dicts, not {type(value).__name__}")
+
+
+class Jsonl:
+    """A file of records, one JSON object per line, to which records are appended.
+
+    Each write reaches the operating system before it returns, so a killed run loses no record; a machine
+    that loses power may tear the last ones. A torn last line of an earlier run is cut off before the first
+    write. No file is held open in between. Numbers that are not finite are written as `plain` says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._checked = False
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record. Raises TypeError for values that are not JSON, before anything is written."""
+        text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
+        line = text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes JSON's own escape
+        if not self._checked:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _mend_tail(self.path)
+            self._checked = True
+        with open(self.path, "ab") as file:
+            file.write(line + b"\n")
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Return the record of one line, or raise ValueError."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is not JSON")
+
+    record = json.loads(line.decode("utf-8"), parse_constant=refuse)
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    return record
+
+
+def _parses(line: bytes) -> bool:
+    try:
+        _parse(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _mend_tail(path: Path) -> None:
+    """End the file at a whole line, so that the next record does not join a torn one."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        data = file.read()
+        tail = data[data.rfind(b"\n") + 1 :]
+        if not tail:
+            return
+        if _parses(tail):
+            file.write(b"\n")
+        else:
+            file.truncate(len(data) - len(tail))
+
+
+def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return (line without its end, record) for every whole record."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    *whole, tail = data.split(b"\n")
+    records = []
+    for number, line in enumerate(whole, 1):
+        try:
+            records.append((line, _parse(line)))
+        except ValueError as error:
+            found = f"expected one JSON object, found {line[:40]!r}"
+            raise UserError(f"{path}, line {number}: {found}") from error
+    if tail and _parses(tail):
+        records.append((tail, _parse(tail)))
+    return records
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the records of a file that `Jsonl` wrote.
+
+    A last line that a kill tore (no line end, not JSON) is left out; anything else that is not one JSON
+    object per line, and a file that cannot be read, is a UserError naming file and line.
+    """
+    return [record for _, record in _lines(Path(path))]
+
+
+def truncate_after(path: str | os.PathLike[str], step: int) -> int:
+    """Drop the records whose `step` is greater than `step`; return how many were dropped.
+
+    For resuming, so that no step appears twice. The file is replaced whole by a rename; the lines that
+    stay keep their bytes, and records without a step stay. A missing file has nothing to drop.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    lines = _lines(path)
+    kept = [line for line, record in lines if not _after(record.get("step"), step)]
+    if len(kept) < len(lines):
+        write_whole(path, b"".join(line + b"\n" for line in kept))
+    return len(lines) - len(kept)
+
+
+def _after(found: Any, step: int) -> bool:
+    return isinstance(found, int | float) and found > step
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(text)
+
+
+class TensorBoard:
+    """Events for TensorBoard in `folder`; without tensorboardX it says so once and does nothing.
+
+    resumed: the step that the run resumes from; TensorBoard then hides what an earlier run wrote after it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], resumed: int | None = None) -> None:
+        self._writer: Any = None
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            _say_once("no TensorBoard events: tensorboardX is missing; get it with: pip install 'lmx[train]'")
+            return
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # tensorboardX names a file by second and host and opens it afresh: two starts within one second
+        # would leave only the later one, so each file gets a number as well.
+        number = len(list(folder.glob("events.out.tfevents.*")))
+        purge = None if resumed is None else resumed + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge, filename_suffix=f".{number:04d}")
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write named numbers at a step; what is not finite is written as it is."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # Not add_scalar: for every number that is not finite it logs a line that breaks the progress bar.
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=float(x)) for tag, x in values.items()])
+        self._writer.file_writer.add_summary(summary, int(step))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Write a text at a step; TensorBoard shows it as Markdown."""
+        if self._writer is not None:
+            self._writer.add_text(name, text, int(step))
+
+    def close(self) -> None:
+        """Write what is pending and close the file; a second call does nothing."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+# --- Progress ------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in seconds as `1:23` or `1:02:03`, minutes first.
+
+    >>> duration(83), duration(3723)
+    ('1:23', '1:02:03')
+    """
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """A bar with step, loss, tokens/s and time left; plain lines where stderr is not a terminal.
+
+    total: the last step. start: the step that the run resumes from. tokens_per_step: tokens of one global
+    batch. stream: stderr. clock: seconds, monotonic. every: seconds between two plain lines. window: the
+    seconds of work over which tokens/s is taken. The first step, in which XLA compiles, is not counted.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        tokens_per_step: int = 0,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        every: float = 10.0,
+        window: float = 20.0,
+    ) -> None:
+        self.total, self.step, self.tokens_per_step = total, start, tokens_per_step
+        self._stream = sys.stderr if stream is None else stream
+        self._clock, self._every, self._window = clock, every, window
+        self._loss: float | None = None
+        self._recent: deque[tuple[float, int]] = deque()  # (seconds of work so far, step)
+        self._first: tuple[float, int] | None = None  # (wall clock, step) of the first update
+        self._idle, self._pauses, self._paused_at = 0.0, 0, 0.0
+        self._doing = ""
+        self._shown_at: float | None = None
+        self._shown_step: int | None = None
+        self._closed = False
+        self._bar = self._open(start) if self._stream.isatty() else None
+
+    def _open(self, start: int) -> Any:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return None
+        bar = tqdm(
+            total=self.total,
+            initial=start,
+            file=self._stream,
+            dynamic_ncols=True,
+            miniters=1,
+            bar_format="{desc} |{bar}| {percentage:3.0f}%",
+        )
+        bar.set_description_str(f"step {start}/{self.total}")
+        return bar
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens per second of work in the recent window; None before the second update."""
+        if len(self._recent) < 2:
+            return None
+        (began, first), (now, last) = self._recent[0], self._recent[-1]
+        return (last - first) * self.tokens_per_step / (now - began) if now > began else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the last step, pauses included at the rate they had so far; None before it is known."""
+        if self._first is None:
+            return None
+        began, first = self._first
+        done, spent = self.step - first, self._clock() - began
+        return spent / done * (self.total - self.step) if done > 0 else None
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """Tell that `step` steps are done, and the loss of the last one in nats where it is known."""
+        now = self._clock()
+        self.step = step
+        if loss is not None:
+            self._loss = float(loss)
+        if self._first is None:
+            self._first = (now, step)
+        work = (self._paused_at if self._pauses else now) - self._idle
+        self._recent.append((work, step))
+        while len(self._recent) > 2 and work - self._recent[1][0] >= self._window:
+            self._recent.popleft()
+        least = 0.1 if self._bar is not None else self._every
+        if self._shown_at is None or now - self._shown_at >= least:
+            self._show(now)
+
+    @contextmanager
+    def paused(self, what: str) -> Iterator[None]:
+        """Leave the time of the block out of tokens/s; the bar says what is done meanwhile."""
+        if self._pauses == 0:
+            self._paused_at, self._doing = self._clock(), what
+            self._refresh()
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if self._pauses == 0:
+                self._idle += self._clock() - self._paused_at
+                self._doing = ""
+                self._refresh()
+
+    def text(self) -> str:
+        """Return what is shown, such as `step 120/2000  loss 3.2140  12,345 tokens/s  1:23 left`."""
+        parts = [f"step {self.step}/{self.total}"]
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4f}")
+        rate, left = self.tokens_per_second, self.seconds_left
+        if rate is not None and self.tokens_per_step:
+            parts.append(f"{rate:,.0f} tokens/s")
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        if self._doing:
+            parts.append(f"({self._doing})")
+        return "  ".join(parts)
+
+    def _show(self, now: float) -> None:
+        self._shown_at, self._shown_step = now, self.step
+        if self._bar is None:
+            print(self.text(), file=self._stream, flush=True)
+        else:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._bar is not None:
+            self._bar.n = self.step
+            self._bar.set_description_str(self.text(), refresh=True)
+
+    def close(self) -> None:
+        """Show the last state and end the bar; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._bar is not None:
+            self._refresh()
+            self._bar.close()
+        elif self._first is not None and self._shown_step != self.step:
+            self._show(self._clock())
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,288 @@
+"""Write the page of a run: headline, curves, samples, data, config and environment in one HTML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmx.core.errors import UserError
+from lmx.core.log import write_whole
+from lmx.report import chart, markup
+from lmx.report.facts import Record, Report, read
+from lmx.report.markup import decimal, escape, integer, spell
+from lmx.report.style import CSS
+
+ENVIRONMENT = (
+    "lmx jax flax python platform device_kind devices started seconds export".split()
+)  # facts of run.json that come first, in this order
+
+
+def write(workdir: str | os.PathLike[str]) -> Path:
+    """Write `report.html` into a run's folder, whole or not at all, and return its path.
+
+    Raises UserError naming a file of the run that is missing or broken, or the page if it cannot be written.
+    """
+    page = render(read(workdir)).encode("utf-8", "replace")
+    path = Path(workdir) / "report.html"
+    try:
+        return write_whole(path, page)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def render(facts: Report) -> str:
+    """Return the page as one HTML text: no script, no request to anywhere, the same for equal facts."""
+    title = escape(facts.name)
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    body = [_headline(facts), "<main>", _curves(facts), _numbers(facts), _samples(facts), _data(facts)]
+    body += [_config(facts), _environment(facts), "</main>"]
+    body.append("<footer>Made by lmx from the files of the run.</footer>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{title} · lmx report</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+# --- Headline ------------------------------------------------------------------------------------------
+
+
+def _headline(facts: Report) -> str:
+    lines = [f"<header><h1>{escape(facts.name)}</h1>", f'<p class="soft">{_summary(facts)}</p>']
+    tiles = "".join(
+        f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="note">{escape(note)}</dd></div>'
+        for name, value, note in _tiles(facts)
+    )
+    return "\n".join(lines) + f'<dl class="tiles">{tiles}</dl></header>'
+
+
+def _summary(facts: Report) -> str:
+    model, task = facts.config.get("model"), facts.config.get("task")
+    names = [part.get("name") for part in (model, task) if isinstance(part, dict)]
+    words = [escape(", ".join(str(name) for name in names if name))] if any(names) else []
+    if _steps(facts):
+        words.append(f"{integer(_steps(facts))} steps")
+    tokens = facts.run.get("tokens") or _last(facts.train, "tokens")
+    if tokens is not None:
+        words.append(f"{escape(spell(tokens))} tokens")
+    if facts.run.get("device_kind") or facts.run.get("platform"):
+        count = facts.run.get("devices")
+        kind = escape(spell(facts.run.get("device_kind") or facts.run["platform"]))
+        words.append(f"{escape(spell(count))} × {kind}" if count not in (None, 1) else kind)
+    return " · ".join(words) or "No step has been recorded yet."
+
+
+def _steps(facts: Report) -> int:
+    known = [record["step"] for record in (*facts.train, *facts.evaluations)]
+    return int(facts.run["steps"]) if isinstance(facts.run.get("steps"), int) else max(known, default=0)
+
+
+def _last(records: Sequence[Record], name: str) -> Any:
+    return next((record[name] for record in reversed(records) if name in record), None)
+
+
+def _tiles(facts: Report) -> list[tuple[str, str, str]]:
+    tiles = []
+    held_out = [record for record in facts.evaluations if record.get("split", "validation") == "validation"]
+    final = (held_out or list(facts.evaluations) or [{}])[-1]
+    if "loss" in final:
+        split = str(final.get("split", "validation"))
+        tiles.append((f"{split} loss", decimal(final["loss"], 4), _best(facts, held_out)))
+        if "perplexity" in final:
+            tiles.append(("perplexity", decimal(final["perplexity"], 2), f"{split}, per token"))
+        if "bits_per_byte" in final:
+            tiles.append(("bits per byte", decimal(final["bits_per_byte"], 4), f"{split}, of the text"))
+    elif _last(facts.train, "loss") is not None:
+        loss = decimal(_last(facts.train, "loss"), 4)
+        tiles.append(("training loss", loss, "nats per token, last recorded"))
+    rates = sorted(y for _, y in _points(facts.train, "tokens_per_second") if chart.usable(y))
+    if rates:
+        tiles.append(("tokens/s", f"{rates[len(rates) // 2]:,.0f}", "training, median"))
+    seconds = facts.run.get("seconds", _last([*facts.train, *facts.evaluations], "seconds"))
+    if isinstance(seconds, int | float) and chart.usable(seconds):
+        tiles.append(("wall time", markup.time(seconds), f"{seconds:,.1f} s"))
+    parameters = facts.run.get("parameters")
+    if parameters is not None:
+        rest = facts.run.get("parameters_without_positions")
+        note = "" if rest is None else f"{spell(rest)} without positions"
+        tiles.append(("parameters", spell(parameters), note))
+    return tiles
+
+
+def _best(facts: Report, held_out: Sequence[Record]) -> str:
+    best = facts.run.get("best")
+    if not isinstance(best, dict) or not isinstance(best.get("loss"), int | float):
+        usable = [record for record in held_out if chart.usable(record.get("loss", 1e300))]
+        best = min(usable, key=lambda record: record["loss"], default={})
+    if not best:
+        return "nats per token"
+    return f"nats per token; best {decimal(best['loss'], 4)} at step {spell(best.get('step'))}"
+
+
+# --- Curves --------------------------------------------------------------------------------------------
+
+
+def _points(records: Sequence[Record], name: str) -> list[chart.Point]:
+    return sorted(((float(r["step"]), r[name]) for r in records if name in r), key=lambda point: point[0])
+
+
+def _curves(facts: Report) -> str:
+    rows = (
+        ("rate", "Learning rate", "learning rate"),
+        ("tokens_per_second", "Throughput", "tokens per second"),
+        ("grad_norm", "Gradient norm", "norm of the whole gradient"),
+    )
+    small = [_curve(facts, *row) for row in rows]
+    return f'<h2>Training</h2>{_loss(facts)}<div class="grid">{"".join(small)}</div>'
+
+
+def _loss(facts: Report) -> str:
+    train = _points(facts.train, "loss")
+    width = len(train) // 50
+    series, keys = [], []
+    if width >= 2:
+        series.append(chart.Series("train", train, "faint"))
+        series.append(chart.Series(f"train, mean of {width | 1}", chart.smooth(train, width)))
+        keys += [("faint", "train, each record"), ("line", f"train, mean over {width | 1} records")]
+    elif train:
+        series.append(chart.Series("train", train))
+        keys.append(("line", "train"))
+    for split in dict.fromkeys(str(record.get("split", "validation")) for record in facts.evaluations):
+        chosen = [record for record in facts.evaluations if str(record.get("split", "validation")) == split]
+        series.append(chart.Series(split, _points(chosen, "loss"), "dots", "b"))
+        keys.append(("dots", split))
+    unit = "loss, nats per token"
+    label = f"Loss in nats per token by step. {_said(series)}"
+    legend = "".join(f'<li><span class="key {key}"></span>{escape(text)}</li>' for key, text in keys)
+    note = _missing(series)
+    drawings = [
+        f'<div class="{name}">'
+        + chart.svg(series, label=label, x_label="step", y_label=unit, size=size, limit=limit)
+        + "</div>"
+        for name, size, limit in (("wide", (960, 360), 1000), ("narrow", (460, 320), 400))
+    ]
+    return f'<figure><figcaption><h3>Loss</h3><ul class="legend">{legend}</ul>{note}</figcaption>' + (
+        "".join(drawings) + "</figure>"
+    )
+
+
+def _curve(facts: Report, name: str, title: str, unit: str) -> str:
+    series = [chart.Series(unit, _points(facts.train, name))]
+    label = f"{title} by step. {_said(series)}"
+    drawing = chart.svg(series, label=label, x_label="step", y_label=unit, from_zero=True)
+    return f"<figure><figcaption><h3>{title}</h3>{_missing(series)}</figcaption>{drawing}</figure>"
+
+
+def _said(series: Sequence[chart.Series]) -> str:
+    """Return what a reader who cannot see the chart should know of it."""
+    said = []
+    for one in series:
+        points = [point for point in one.points if chart.usable(point[1])]
+        if points and one.look != "faint":
+            (first, start), (last, end) = points[0], points[-1]
+            ends = f"from {start:.5g} at step {first:,.0f} to {end:.5g} at step {last:,.0f}"
+            said.append(f"{one.name}: {ends}.")
+    return " ".join(said) or "No numbers yet."
+
+
+def _missing(series: Sequence[chart.Series]) -> str:
+    lost = {point[0] for one in series[:1] for point in one.points if not chart.usable(point[1])}
+    if not lost:
+        return ""
+    records = "record is" if len(lost) == 1 else "records are"
+    return f'<p class="warn">{len(lost):,} {records} not finite, the first at step {min(lost):,.0f}.</p>'
+
+
+def _numbers(facts: Report) -> str:
+    parts = []
+    if facts.evaluations:
+        fields = {"step": 0, "split": 0, "loss": 4, "perplexity": 2, "bits_per_byte": 4, "seconds": 1}
+        parts.append(markup.records("Evaluations", facts.evaluations, fields, most=40))
+    if facts.train:
+        fields = {"step": 0, "loss": 4, "rate": -4, "grad_norm": 4, "tokens_per_second": 0, "tokens": 0}
+        parts.append(markup.records("Training", facts.train, fields, most=40))
+    return f"<details><summary>The numbers as tables</summary>{''.join(parts)}</details>" if parts else ""
+
+
+# --- Samples, data, config -----------------------------------------------------------------------------
+
+
+def _samples(facts: Report) -> str:
+    if not facts.samples:
+        return ""
+    by_step: dict[Any, list[str]] = {}
+    for sample in facts.samples:
+        by_step.setdefault(sample.get("step"), []).append(_sample(sample))
+    *earlier, (step, last) = by_step.items()
+    told = f"What the model wrote at step {escape(spell(step))}; the prompt is in bold."
+    parts = [f'<h2>Samples</h2><p class="soft">{told}</p>{"".join(last)}']
+    for step, blocks in reversed(earlier[-20:]):
+        parts.append(f"<details><summary>Step {escape(spell(step))}</summary>{''.join(blocks)}</details>")
+    return "".join(parts)
+
+
+def _sample(sample: Record) -> str:
+    prompt, text = str(sample.get("prompt") or ""), str(sample["text"])
+    text = text.removeprefix(prompt)
+    bold = f"<b>{escape(prompt)}</b>" if prompt else ""
+    return f'<div class="sample"><pre dir="auto">\n{bold}{escape(text)}</pre></div>'
+
+
+def _data(facts: Report) -> str:
+    data = dict(facts.data)
+    if not data:
+        return ""
+    parts = ["<h2>Data</h2>"]
+    counts, splits, sources = data.pop("counts", None), data.pop("splits", None), data.pop("sources", None)
+    if isinstance(splits, dict) and splits:
+        rows = [{"split": name, **_row(row, "value")} for name, row in splits.items()]
+        parts.append(markup.records("Splits", rows, _columns(rows)))
+    if isinstance(counts, dict):
+        parts.append(_counts(counts))
+    if isinstance(sources, list) and sources:
+        rows = [_row(row, "source") for row in sources]
+        parts.append(markup.records("Sources", rows, _columns(rows), most=40))
+    if data:
+        parts.append(markup.facts("More of the manifest", data))
+    return "".join(parts)
+
+
+def _row(value: Any, name: str) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {name: value}
+
+
+def _columns(rows: Sequence[Record]) -> dict[str, int]:
+    """Return the fields of the rows that fit in a cell, in their order."""
+    return {name: 0 for row in rows for name, value in row.items() if not isinstance(value, dict | list)}
+
+
+def _counts(counts: Record) -> str:
+    """Return the line in = kept + dropped, and a table of the reasons."""
+    dropped = counts.get("dropped", {})
+    reasons = dropped if isinstance(dropped, dict) else {"dropped": dropped}
+    numbers = [value for value in reasons.values() if isinstance(value, int | float)]
+    came, kept, lost = counts.get("in"), counts.get("kept"), sum(numbers)
+    adds_up = isinstance(came, int) and isinstance(kept, int) and came == kept + lost
+    line = f"{escape(spell(came))} documents in = {escape(spell(kept))} kept + {escape(spell(lost))} dropped"
+    text = f"<p>{line}</p>"
+    if not adds_up:
+        text = f'<p class="warn">{line}: the counts do not add up.</p>'
+    if isinstance(dropped, dict) and dropped:
+        rows = [{"reason": reason, "documents": count} for reason, count in dropped.items()]
+        text += markup.records("Dropped", rows, {"reason": 0, "documents": 0})
+    return text
+
+
+def _config(facts: Report) -> str:
+    return f"<h2>Config</h2>{markup.facts('', facts.config)}" if facts.config else ""
+
+
+def _environment(facts: Report) -> str:
+    run = {name: value for name, value in facts.run.items() if name != "data"}
+    ordered = {name: run.pop(name) for name in ENVIRONMENT if name in run} | run
+    return f"<h2>Environment</h2>{markup.facts('', ordered)}" if ordered else ""

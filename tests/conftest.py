@@ -1,0 +1,161 @@
+"""What every test has: 8 simulated CPU devices, strict numerics, no network, seeds, a way to run lmx."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+_DEVICES = "--xla_force_host_platform_device_count"
+
+# All of this is read when jax or transformers is first imported, so it stands before any such import.
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+class NetworkError(AssertionError):
+    """A test tried to leave this machine. Not an OSError, so that no retry or fallback swallows it."""
+
+
+def _is_local(host: Any) -> bool:
+    name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(name).split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_remote(host: Any) -> None:
+    if not _is_local(host):
+        raise NetworkError(
+            f"a test tried to reach {host!r}; tests may connect to loopback and unix sockets only: "
+            "use a local file or a server on 127.0.0.1 instead"
+        )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Forbid connections and name look-ups beyond loopback and unix sockets, in this process."""
+    patch = pytest.MonkeyPatch()
+    look_up = socket.getaddrinfo
+
+    def guarded(method: str) -> Callable[..., Any]:
+        plain = getattr(socket.socket, method)
+
+        def call(self: socket.socket, *args: Any) -> Any:
+            # connect(address), connect_ex(address), sendto(bytes, [flags,] address)
+            if self.family in (socket.AF_INET, socket.AF_INET6) and isinstance(args[-1], tuple):
+                _refuse_remote(args[-1][0])
+            return plain(self, *args)
+
+        return call
+
+    def guarded_look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_remote(host)
+        return look_up(host, *args, **kwargs)
+
+    for method in ("connect", "connect_ex", "sendto"):
+        patch.setattr(socket.socket, method, guarded(method))
+    patch.setattr(socket, "getaddrinfo", guarded_look_up)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Start every test from the same seeds of Python and numpy."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for code under test that draws from the global state
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """Return the root of the checkout."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of data sets; skip the test where it is absent."""
+    folder = Path(os.environ.get("LMX_SHARED_DATA") or CHECKOUT.parent / "shared" / "data").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder}; LMX_SHARED_DATA can name another")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lmx_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment in which tests start lmx: the checkout's code, one CPU device, fixed threads."""
+    mine = ("XLA_FLAGS", "JAX_", "LMX_", "PYTEST_", "PYTHON", "COVERAGE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+    return kept | {
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(
+            tmp_path_factory.getbasetemp() / "cache"
+        ),  # compiled programs, for this session
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{_DEVICES}=1",
+        # XLA's and BLAS's thread pools: the same on every machine, because other counts give other bits.
+        "NPROC": "2",
+        "OMP_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "2",
+    }
+
+
+RunLmx = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_lmx(tmp_path: Path, lmx_environment: dict[str, str]) -> RunLmx:
+    """Return `run_lmx(*args, check=True, env=None, cwd=None, timeout=300)`, which runs `python -m lmx *args`.
+
+    It runs in `tmp_path` and returns the CompletedProcess with stdout and stderr as text. `check` fails the
+    test, showing both, where the exit code is not 0; pass `check=False` to look at the code. `env` adds
+    variables; one whose value is None is removed.
+    """
+
+    def run(
+        *args: str | Path,
+        check: bool = True,
+        env: Mapping[str, str | None] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        merged = {**lmx_environment, **(env or {})}
+        command = [sys.executable, "-m", "lmx", *map(str, args)]
+        done = subprocess.run(
+            command,
+            cwd=cwd or tmp_path,
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+        )
+        if check and done.returncode != 0:
+            shown = f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            pytest.fail(shown, pytrace=False)
+        return done
+
+    return run
