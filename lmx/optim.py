@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -95,6 +96,13 @@ def build(name: str, learning_rate: Schedule, **options: Any) -> optax.GradientT
             f"no optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; there is: {', '.join(OPTIMIZERS)}"
         )
     try:
-        return OPTIMIZERS[name](learning_rate, **options)
+        made = OPTIMIZERS[name](learning_rate, **options)
     except TypeError as error:
         raise UserError(f"optim.name={name!r}: {error}") from error
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        # optax raises a Python float to an int32 power, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return made.update(updates, state, params)
+
+    return optax.GradientTransformation(made.init, update)

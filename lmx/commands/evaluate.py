@@ -57,5 +57,5 @@ def _check_tokenizer(own: str, of_rows: str, options: argparse.Namespace) -> Non
     if own != of_rows:
         raise UserError(
             f"the rows were made with another tokenizer ({of_rows[:12]}) than that of {options.checkpoint} "
-            f"({own[:12]}); prepare them with this one: --config.tokenizer.name=file --config.tokenizer.path=..."
+            f"({own[:12]}); prepare them with this one: --config.tokenizer.name=file"
         )

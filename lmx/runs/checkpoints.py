@@ -6,6 +6,7 @@ A checkpoint is a folder `STEP/` that appears by a rename, with three items: `pa
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from lmx.core import log
 from lmx.core.errors import UserError
 from lmx.runs import digests
 
@@ -82,9 +84,18 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise UserError(f"a checkpoint in {self.folder} could not be written: {error}") from error
+        if jax.process_index() == 0:
+            for step in self.steps():
+                self._list_files(self.folder / str(step))
         for step in self.surplus():
             self._manager.delete(step)
             self._losses.pop(step, None)
+
+    def _list_files(self, folder: Path) -> None:
+        """Write the digests of a checkpoint's files beside them, once; Orbax keeps no checksums."""
+        if not (folder / digests.FILES).exists() and any(folder.iterdir()):
+            text = json.dumps(digests.of_files(folder), indent=1)
+            log.write_whole(folder / digests.FILES, text.encode())
 
     def surplus(self) -> list[int]:
         """Return the steps that retention lets go."""
@@ -134,6 +145,9 @@ class Checkpoints:
         read where it is None. Errors: UserError, one line, where anything is missing, damaged, or of another
         shape or type.
         """
+        wrong = digests.damaged(self.folder / str(step))
+        if wrong is not None:
+            raise UserError(f"checkpoint {self.folder / str(step)}: {wrong}")
         facts = self.facts(step)
         wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
         try:

@@ -6,19 +6,51 @@ Orbax keeps no checksum of array data: a flipped bit would be restored as a wron
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import config, rng, tree
+from lmx.core import config, rng, rows, tree
 from lmx.core.types import Array
+
+FILES = "digests.json"
+"""The list of file digests in a folder."""
 
 
 def of_json(value: Any) -> str:
     """Return the sha256 of the canonical JSON of a value."""
     return hashlib.sha256(config.canonical(value).encode()).hexdigest()
+
+
+def of_files(folder: Path) -> dict[str, str]:
+    """Return {path below the folder: sha256} of every file but the list itself."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILES)
+    return {path.relative_to(folder).as_posix(): rows.file_sha256(path) for path in files}
+
+
+def damaged(folder: Path) -> str | None:
+    """Return what is wrong with a folder that holds a list of digests, in a few words; None where nothing is.
+
+    A folder without a list passes: the process may have died between the rename and the list.
+    """
+    path = folder / FILES
+    if not path.exists():
+        return None
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{FILES} is not JSON"
+    found = of_files(folder)
+    for name, digest in listed.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} is damaged (its digest differs)"
+    return None
 
 
 def of_arrays(arrays: Any) -> str:

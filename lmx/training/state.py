@@ -40,4 +40,6 @@ def start(
         chosen, _ = tree.split(leaves, model.trainable(leaves))
         return State(jnp.zeros((), jnp.int32), leaves, optimizer.init(chosen))
 
-    return jax.jit(make, out_shardings=mesh_.replicated(mesh))(params)
+    whole = mesh_.replicated(mesh)
+    given = None if params is None else jax.device_put(params, whole)
+    return jax.jit(make, out_shardings=whole)(given)

@@ -40,7 +40,7 @@ def build(
         params = tree.merge(optax.apply_updates(chosen, updates), fixed)
         return State(state.step + 1, params, optimizer_state), {
             **sums,
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
         }
 
     whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)

@@ -1,0 +1,167 @@
+"""Bad input: one line, exit code 2, nothing half written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmx.__main__ import main
+from lmx.runs import lock
+
+from .conftest import Train, options
+
+
+def refused(capsys: Any, code: int, *parts: str) -> str:
+    """Check for exit code 2 and exactly one line of complaint that holds the parts."""
+    said = capsys.readouterr().err.splitlines()
+    complaint = [line for line in said if line.startswith("lmx ")]
+    assert code == 2, said
+    assert len(complaint) == 1, said
+    assert complaint == said[-1:], "the complaint is not the last word"
+    for part in parts:
+        assert part in complaint[0]
+    return complaint[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"optim.rat": "1"}, ["unknown config key 'optim.rat'", "did you mean 'rate'"]),
+        ({"optim.rate": "fast"}, ["config.optim.rate='fast'", "expected a float"]),
+        ({"model.layers": "2.5"}, ["config.model.layers", "expected a int"]),
+        ({"model": "3"}, ["holds keys"]),
+        ({"model.name": "gtp2"}, ["no 'gtp2' in models", "did you mean 'gpt2'"]),
+        ({"task.name": "casual_lm"}, ["did you mean 'causal_lm'"]),
+        ({"task.name": "mine.nothing"}, ["no module 'mine'", "PYTHONPATH"]),
+        ({"optim.name": "adamv"}, ["did you mean 'adamw'"]),
+        ({"optim.schedule": "cosin"}, ["did you mean 'cosine'"]),
+        ({"total": "3 parsecs"}, ["config.total='3 parsecs'", "3 epochs"]),
+        ({"total": "50%"}, ["config.total='50%'"]),
+        ({"optim.warmup": "20 steps"}, ["optim.warmup is 20 steps, but the run has 12"]),
+        ({"batch.length": "64"}, ["batch.length=64", "model.positions=32"]),
+        ({"batch.size": "12"}, ["batch.size=12", "8 devices", "nearest"]),
+        ({"batch.size": "0"}, ["at least 1"]),
+        ({"mesh.data": "99"}, ["mesh.data=99", "8 devices"]),
+        ({"model.vocab_size": "100"}, ["tokenizer has 300 ids", "model.vocab_size=100"]),
+        ({"model.heads": "3"}, ["model.width=16", "model.heads=3"]),
+        ({"data.name": "wikipedia"}, ["data.name='wikipedia'"]),
+        ({"data.path": "None"}, ["data.path is not set"]),
+        ({"start": "nowhere"}, ["nowhere: no such folder"]),
+        ({"tokenizer.name": "bqe"}, ["did you mean 'bpe'"]),
+    ],
+)
+def test_bad_values(train: Train, tmp_path: Path, capsys: Any, changes: dict[str, str], parts: list[str]) -> None:
+    if changes.keys() & {"batch.length", "data.name", "data.path", "tokenizer.name"}:
+        changes = {**changes, "data.folder": str(tmp_path / "data")}
+    refused(capsys, train(tmp_path / "run", **changes), *parts)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["trian"], ["did you mean 'train'"]),
+        (["train", "--config", "quickstart"], ["--workdir", "lmx train --help"]),
+        (["train", "--config", "quikstart", "--workdir", "w"], ["did you mean 'quickstart'"]),
+        (["train", "--config", "no/such.py", "--workdir", "w"], ["no/such.py", "no such config file"]),
+        (["train", "--config", "quickstart", "--wrokdir", "w"], ["--workdir"]),
+        (["train", "--config", "quickstart", "--workdir", "w", "--config.seed"], ["needs a value"]),
+        (["generate", "--checkpoint", "nowhere"], ["nowhere: no such folder"]),
+        (["generate", "--checkpoint", "nowhere", "--temprature", "1"], ["did you mean '--temperature'"]),
+        (["evaluate", "--checkpoint", "."], ["config.json"]),
+        (["report", "--workdir", "nowhere"], ["nowhere"]),
+        (["prepare", "--config", "pretrain/from_text", "--workdir", "w"], ["data.path is not set"]),
+    ],
+)
+def test_bad_words(tmp_path: Path, monkeypatch: Any, capsys: Any, words: list[str], parts: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, main(words), *parts)
+
+
+def test_config_files_of_the_users(tmp_path: Path, capsys: Any) -> None:
+    for text, part in (("x = 1\n", "no get_config"), ("def f(:\n", "SyntaxError"), ("import nope\n", "nope")):
+        path = tmp_path / "mine.py"
+        path.write_text(text)
+        refused(capsys, main(["train", "--config", str(path), "--workdir", str(tmp_path / "w")]), str(path), part)
+
+
+def test_missing_text(train: Train, tmp_path: Path, capsys: Any) -> None:
+    gone = {"data.path": str(tmp_path / "gone.txt"), "data.folder": str(tmp_path / "data")}
+    refused(capsys, train(tmp_path / "run", **gone), "gone.txt")
+    assert not (tmp_path / "data").exists()
+
+
+def test_too_little_text_says_how_much_is_needed(train: Train, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "short.txt").write_text("A few words only. " * 40)
+    little = {"data.path": str(tmp_path / "short.txt"), "data.folder": str(tmp_path / "data")}
+    said = refused(capsys, train(tmp_path / "run", **little), "too little text")
+    assert any(character.isdigit() for character in said)
+
+
+def test_workdir_that_is_a_file_or_cannot_be_written(train: Train, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("")
+    refused(capsys, train(tmp_path / "file"), "cannot be written to")
+    refused(capsys, train(Path("/proc/lmx")), "cannot be written to")
+
+
+def test_workdir_in_use(train: Train, tmp_path: Path, capsys: Any) -> None:
+    with lock.hold(tmp_path / "run"):
+        refused(capsys, train(tmp_path / "run"), f"in use by pid {os.getpid()}")
+
+
+def test_another_process_holds_the_lock_until_it_dies(tmp_path: Path) -> None:
+    code = f"from pathlib import Path\nfrom lmx.runs import lock\nimport time\nwith lock.hold(Path({str(tmp_path)!r})):\n  print('held', flush=True)\n  time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(lock.UserError, match=f"pid {owner.pid}"), lock.hold(tmp_path):
+            pass
+        owner.kill()
+        owner.wait()
+    with lock.hold(tmp_path):
+        pass
+
+
+def test_corrupt_shard_and_manifest(text: Path, rows: Path, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "data"
+    words = ["train", "--config", "pretrain/from_text", "--workdir", str(tmp_path / "run"), *options(text, data)]
+    shutil.copytree(rows, data)
+    shard = next(data.glob("train-*.array_record"))
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    shard.write_bytes(damaged)
+    refused(capsys, main(words), shard.name)
+    (data / "manifest.json").write_text('{"version": 1')
+    refused(capsys, main(words), "manifest.json")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_foreign_folder_with_checkpoints(train: Train, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    refused(capsys, train(tmp_path / "run"), "without a config.json")
+
+
+def test_references_to_checkpoints(finished: Path, capsys: Any) -> None:
+    for reference, part in (("@99", "no checkpoint of step 99"), ("@newest", "expected @best or @STEP")):
+        refused(capsys, main(["generate", "--checkpoint", f"{finished}{reference}"]), part)
+    refused(capsys, main(["generate", "--checkpoint", f"{finished / 'export'}@best"]), "is not a run")
+    refused(capsys, main(["export-hf", "--checkpoint", str(finished), "--output", str(finished)]), "exists already")
+    refused(capsys, main(["generate", "--checkpoint", str(finished), "--tokens", "500"]), "32 positions")
+    refused(capsys, main(["generate", "--checkpoint", str(finished), "--tokens", "0"]), "at least 1")
+    refused(capsys, main(["generate", "--checkpoint", str(finished), "--temperature", "-1"]), "temperature=-1")
+    refused(capsys, main(["evaluate", "--checkpoint", str(finished / "export")]), "--data FOLDER")
+
+
+def test_divergence_stops_before_anything_of_it_is_saved(train: Train, tmp_path: Path, capsys: Any) -> None:
+    wild = {"optim.rate": "1e20", "optim.warmup": "0 steps", "optim.clip": "1e30"}
+    refused(capsys, train(tmp_path / "run", **wild), "diverged", "optim.rate")
+    found = (tmp_path / "run" / "checkpoints").glob("*")
+    assert not list(found)

@@ -1,0 +1,164 @@
+"""Stopping at any step and going on gives the same bits as never stopping."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmx.core import log
+from lmx.runs.checkpoints import Checkpoints
+from lmx.training import loop
+
+from .conftest import Train, digest, options
+
+
+def losses(workdir: Path) -> list[tuple[int, float]]:
+    records = log.read_jsonl(workdir / "metrics.jsonl")
+    return [(r["step"], r["loss"]) for r in records if r["kind"] == "train"]
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Send a signal to this process once the loop has made a given number of steps."""
+
+    def arrange(step: int, number: signal.Signals) -> None:
+        plain, sent = loop.run, []
+
+        def run(*args: Any, stopping: Any, start: int, **kwargs: Any) -> Any:
+            made = [start]
+
+            def counted() -> bool:
+                made[0] += 1
+                if made[0] == step and not sent:
+                    sent.append(step)
+                    signal.raise_signal(number)
+                return stopping()
+
+            return plain(*args, stopping=counted, start=start, **kwargs)
+
+        monkeypatch.setattr(loop, "run", run)
+
+    return arrange
+
+
+@pytest.mark.parametrize(("step", "number"), [(1, signal.SIGTERM), (5, signal.SIGINT), (8, signal.SIGTERM)])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any, step: int, number: signal.Signals
+) -> None:
+    """Dropout is on, step 5 lies in the middle of an epoch and between two checkpoints, 8 at a checkpoint."""
+    signal_at(step, number)
+    assert train(tmp_path / "run") == 75
+    said = capsys.readouterr().err
+    assert f"stopped at step {step} of 12 and saved" in said
+    assert f"lmx train --config pretrain/from_text --workdir {tmp_path / 'run'}" in said
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == step
+    assert train(tmp_path / "run") == 0
+    assert f"resuming at step {step} of 12" in capsys.readouterr().err
+    assert digest(tmp_path / "run") == digest(finished)
+    # A window of the log that the stop cut in two has a mean of its own; the others are equal to the bit.
+    before = dict(losses(finished))
+    after = {s: loss for s, loss in losses(tmp_path / "run") if s in before and s not in (step, step + 1)}
+    assert after == {s: before[s] for s in after}
+    assert len(after) >= 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_run_again_says_done_and_changes_nothing(train: Train, finished: Path, capsys: Any) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished / "checkpoints").rglob("*") if p.is_file()}
+    metrics = (finished / "metrics.jsonl").read_bytes()
+    assert train(finished, export="True", sample="6 steps") == 0
+    assert "done already, 12 steps" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in (finished / "checkpoints").rglob("*") if p.is_file()} == before
+    assert (finished / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_another_config_is_refused_by_key(train: Train, finished: Path, capsys: Any) -> None:
+    assert train(finished, **{"optim.rate": "3e-4", "model.layers": "3"}) == 2
+    said = capsys.readouterr().err
+    assert "model.layers (2 there, 3 now)" in said
+    assert "optim.rate (0.01 there, 0.0003 now)" in said
+    assert said.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
+) -> None:
+    signal_at(9, signal.SIGTERM)
+    assert train(tmp_path / "run") == 75
+    newest = tmp_path / "run" / "checkpoints" / "9"
+    data = max((p for p in (newest / "params").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    flipped = bytearray(data.read_bytes())
+    flipped[len(flipped) // 2] ^= 16
+    data.write_bytes(flipped)
+    capsys.readouterr()
+    assert train(tmp_path / "run") == 0
+    said = capsys.readouterr().err
+    assert "skipped: checkpoint" in said
+    assert "resuming at step 8 of 12" in said
+    assert digest(tmp_path / "run") == digest(finished)
+    steps = [step for step, _ in losses(tmp_path / "run")]
+    assert steps == sorted(set(steps)), "a step is recorded twice"
+
+
+def test_an_empty_folder_is_no_checkpoint(train: Train, finished: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "13").mkdir()
+    assert train(tmp_path / "run", export="True", sample="6 steps") == 0
+    said = capsys.readouterr().err
+    assert "skipped: checkpoint" in said
+    assert "done already, 12 steps" in said
+
+
+KILLED = """
+import os, signal, sys
+from lmx.runs import checkpoints
+from lmx.training import loop
+from lmx.__main__ import main
+
+where, argv = sys.argv[1], sys.argv[2:]
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+if where == "in_save":
+    save = checkpoints.Checkpoints.save
+    def dying(self, step, *args, **kwargs):
+        save(self, step, *args, **kwargs)
+        if step == 8:
+            kill()
+    checkpoints.Checkpoints.save = dying
+else:
+    put, count = loop.mesh_.put, [0]
+    def dying(*args):
+        count[0] += 1
+        if count[0] == int(where):
+            kill()
+        return put(*args)
+    loop.mesh_.put = dying
+main(argv)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+def test_a_killed_run_ends_in_the_same_bits(
+    text: Path, rows: Path, tmp_path: Path, lmx_environment: dict[str, str]
+) -> None:
+    """SIGKILL at a step and inside a save, on one device, then to the end; against a run left alone."""
+    words = ["train", "--config", "pretrain/from_text", *options(text, rows)]
+
+    def start(workdir: Path, where: str) -> int:
+        command = [sys.executable, "-c", KILLED, where, *words, "--workdir", str(workdir)]
+        return subprocess.run(command, env=lmx_environment, check=False, capture_output=True, timeout=300).returncode
+
+    assert start(tmp_path / "alone", "0") == 0
+    for where in ("7", "in_save"):
+        assert start(tmp_path / "killed", where) == -signal.SIGKILL
+    assert start(tmp_path / "killed", "0") == 0
+    assert digest(tmp_path / "killed") == digest(tmp_path / "alone")
+    assert losses(tmp_path / "killed")[-1] == losses(tmp_path / "alone")[-1]
+    assert os.listdir(tmp_path / "killed" / "checkpoints")
