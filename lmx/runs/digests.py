@@ -56,9 +56,10 @@ def damaged(folder: Path) -> str | None:
 def of_arrays(arrays: Any) -> str:
     """Return the digest of a tree of arrays, eight hex digits.
 
-    A wrap-around sum over all elements of bit pattern times an odd number made of the leaf's path and the
-    element's index: integer sums do not depend on their order, so the digest is the same on any mesh, and an
-    odd factor means that any single flipped bit changes it.
+    A wrap-around sum, over all elements, of the bit pattern mixed with the leaf's path and the element's
+    index: integer sums do not depend on their order, so the digest is the same on any mesh; the mixing is one
+    to one, so any change of one element changes it, and changes of several cancel only by chance (2^-32; with
+    a product in place of the mixing, two flipped signs always would).
     """
     named = tree.flatten(_as_dict(arrays))
     factors = {path: np.uint32(rng.hashed(path)) for path in named}
@@ -73,8 +74,15 @@ def _digest(named: dict[str, Array], factors: dict[str, Array]) -> Array:
 def _leaf_digest(leaf: Array, factor: Array) -> Array:
     bits = _bits(leaf).reshape(-1)
     index = jax.lax.iota(jnp.uint32, bits.shape[0])
-    odd = (index * jnp.uint32(2654435761) + factor) | jnp.uint32(1)
-    return jnp.sum(bits * odd, dtype=jnp.uint32)
+    place = index * jnp.uint32(2654435761) + factor
+    return jnp.sum(_mixed(bits ^ place), dtype=jnp.uint32)
+
+
+def _mixed(x: Array) -> Array:
+    """MurmurHash3's last step (Appleby 2011): one to one on 32 bits, and every bit in reaches every bit out."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def _bits(leaf: Array) -> Array:

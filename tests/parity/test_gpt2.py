@@ -29,11 +29,21 @@ HEAD = causal_lm.HF["gpt2"]
 CASES: dict[str, dict[str, Any]] = {
     "plain": dict(vocab_size=37, positions=19, width=15, layers=2, heads=3, mlp_width=23),
     "one_layer": dict(vocab_size=11, positions=8, width=6, layers=1, heads=1, activation="gelu"),
-    "relu_untied": dict(vocab_size=53, positions=17, width=20, layers=3, heads=5, activation="relu", tie_embeddings=False),
+    "relu_untied": dict(
+        vocab_size=53, positions=17, width=20, layers=3, heads=5, activation="relu", tie_embeddings=False
+    ),
     "by_layer": dict(vocab_size=29, positions=21, width=14, layers=4, heads=7, scale_attention_by_layer=True),
-    "unscaled": dict(vocab_size=29, positions=21, width=14, layers=2, heads=2, scale_attention=False, norm_epsilon=1e-2),
+    "unscaled": dict(
+        vocab_size=29, positions=21, width=14, layers=2, heads=2, scale_attention=False, norm_epsilon=1e-2
+    ),
     "upcast": dict(
-        vocab_size=31, positions=13, width=21, layers=3, heads=3, upcast_attention=True, scale_attention_by_layer=True
+        vocab_size=31,
+        positions=13,
+        width=21,
+        layers=3,
+        heads=3,
+        upcast_attention=True,
+        scale_attention_by_layer=True,
     ),
     "upcast_unscaled": dict(
         vocab_size=31, positions=13, width=21, layers=2, heads=3, upcast_attention=True, scale_attention=False
@@ -50,7 +60,13 @@ def quiet_torch() -> Iterator[None]:
 
 def build(case: str, **changes: Any) -> tuple[gpt2.Config, Model, Params]:
     """A model whose outputs are of order 1 and whose attention is far from uniform."""
-    fields = {"dropout_embed": 0.0, "dropout_attention": 0.0, "dropout_residual": 0.0, **CASES[case], **changes}
+    fields = {
+        "dropout_embed": 0.0,
+        "dropout_attention": 0.0,
+        "dropout_residual": 0.0,
+        **CASES[case],
+        **changes,
+    }
     config = gpt2.Config(init_range=0.4, **fields)
     model = causal_lm.attach(gpt2.build(config), config)
     draw = np.random.default_rng(7)
@@ -90,7 +106,9 @@ def test_logits_and_hidden_states(case: str) -> None:
     ids = tokens(config)
     peer = in_torch(config, params)(torch.tensor(ids), output_hidden_states=True, output_attentions=True)
     taps = {name: (lambda x, layer: (x, x)) for name in ("embed", "block", "final", "attn/weights")}
-    ours = jax.jit(lambda p, x: model.apply(p, {"input_ids": x}, taps=taps))(params, jnp.asarray(ids, jnp.int32))
+    ours = jax.jit(lambda p, x: model.apply(p, {"input_ids": x}, taps=taps))(
+        params, jnp.asarray(ids, jnp.int32)
+    )
     close(ours["logits"], peer.logits, 1e-5)
     assert float(jnp.abs(ours["logits"]).max()) > 1, "outputs too small to tell anything"
     close(ours["taps"]["embed"], peer.hidden_states[0], 1e-5)
@@ -182,7 +200,11 @@ def test_exported_folder_opens_in_torch_and_comes_back(tmp_path: Path) -> None:
     peer, info = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     ids = tokens(config)
-    close(model.apply(params, {"input_ids": jnp.asarray(ids, jnp.int32)})["logits"], peer(torch.tensor(ids)).logits, 1e-5)
+    close(
+        model.apply(params, {"input_ids": jnp.asarray(ids, jnp.int32)})["logits"],
+        peer(torch.tensor(ids)).logits,
+        1e-5,
+    )
     back = load(tmp_path / "hf")
     assert back.config["model"] == fields
     for path, leaf in tree.flatten(params).items():

@@ -56,7 +56,9 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"tokenizer.name": "bqe"}, ["did you mean 'bpe'"]),
     ],
 )
-def test_bad_values(train: Train, tmp_path: Path, capsys: Any, changes: dict[str, str], parts: list[str]) -> None:
+def test_bad_values(
+    train: Train, tmp_path: Path, capsys: Any, changes: dict[str, str], parts: list[str]
+) -> None:
     if changes.keys() & {"batch.length", "data.name", "data.path", "tokenizer.name"}:
         changes = {**changes, "data.folder": str(tmp_path / "data")}
     refused(capsys, train(tmp_path / "run", **changes), *parts)
@@ -90,7 +92,9 @@ def test_config_files_of_the_users(tmp_path: Path, capsys: Any) -> None:
     for text, part in (("x = 1\n", "no get_config"), ("def f(:\n", "SyntaxError"), ("import nope\n", "nope")):
         path = tmp_path / "mine.py"
         path.write_text(text)
-        refused(capsys, main(["train", "--config", str(path), "--workdir", str(tmp_path / "w")]), str(path), part)
+        refused(
+            capsys, main(["train", "--config", str(path), "--workdir", str(tmp_path / "w")]), str(path), part
+        )
 
 
 def test_missing_text(train: Train, tmp_path: Path, capsys: Any) -> None:
@@ -132,7 +136,14 @@ def test_another_process_holds_the_lock_until_it_dies(tmp_path: Path) -> None:
 
 def test_corrupt_shard_and_manifest(text: Path, rows: Path, tmp_path: Path, capsys: Any) -> None:
     data = tmp_path / "data"
-    words = ["train", "--config", "pretrain/from_text", "--workdir", str(tmp_path / "run"), *options(text, data)]
+    words = [
+        "train",
+        "--config",
+        "pretrain/from_text",
+        "--workdir",
+        str(tmp_path / "run"),
+        *options(text, data),
+    ]
     shutil.copytree(rows, data)
     shard = next(data.glob("train-*.array_record"))
     damaged = bytearray(shard.read_bytes())
@@ -153,10 +164,16 @@ def test_references_to_checkpoints(finished: Path, capsys: Any) -> None:
     for reference, part in (("@99", "no checkpoint of step 99"), ("@newest", "expected @best or @STEP")):
         refused(capsys, main(["generate", "--checkpoint", f"{finished}{reference}"]), part)
     refused(capsys, main(["generate", "--checkpoint", f"{finished / 'export'}@best"]), "is not a run")
-    refused(capsys, main(["export-hf", "--checkpoint", str(finished), "--output", str(finished)]), "exists already")
+    refused(
+        capsys,
+        main(["export-hf", "--checkpoint", str(finished), "--output", str(finished)]),
+        "exists already",
+    )
     refused(capsys, main(["generate", "--checkpoint", str(finished), "--tokens", "500"]), "32 positions")
     refused(capsys, main(["generate", "--checkpoint", str(finished), "--tokens", "0"]), "at least 1")
-    refused(capsys, main(["generate", "--checkpoint", str(finished), "--temperature", "-1"]), "temperature=-1")
+    refused(
+        capsys, main(["generate", "--checkpoint", str(finished), "--temperature", "-1"]), "temperature=-1"
+    )
     refused(capsys, main(["evaluate", "--checkpoint", str(finished / "export")]), "--data FOLDER")
 
 

@@ -21,7 +21,15 @@ from .conftest import Train
 
 def test_a_run_leaves_all_it_promises(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert {"config.json", "run.json", "metrics.jsonl", "samples.jsonl", "report.html", "events", "export"} <= names
+    assert {
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "report.html",
+        "events",
+        "export",
+    } <= names
     assert not [path for path in finished.rglob("*") if "tmp" in path.name or "writing" in path.name]
     records = log.read_jsonl(finished / "metrics.jsonl")
     assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
@@ -55,7 +63,18 @@ def test_evaluate_repeats_the_runs_figure(finished: Path, capsys: Any) -> None:
 
 def test_generate_is_a_function_of_its_seed(finished: Path, capsys: Any) -> None:
     def drawn(seed: str) -> str:
-        words = ["--prompt", "The ", "--prompt", "If the", "--tokens", "6", "--temperature", "2", "--seed", seed]
+        words = [
+            "--prompt",
+            "The ",
+            "--prompt",
+            "If the",
+            "--tokens",
+            "6",
+            "--temperature",
+            "2",
+            "--seed",
+            seed,
+        ]
         assert main(["generate", "--checkpoint", str(finished), *words]) == 0
         return capsys.readouterr().out
 
@@ -71,7 +90,8 @@ def test_export_reads_back_as_the_run(finished: Path, tmp_path: Path) -> None:
     assert one.config["model"] == two.config["model"]
     ids = {"input_ids": jnp.array([[5, 6, 7]])}
     np.testing.assert_array_equal(
-        lmx.build(one.config).apply(one.params, ids)["logits"], lmx.build(two.config).apply(two.params, ids)["logits"]
+        lmx.build(one.config).apply(one.params, ids)["logits"],
+        lmx.build(two.config).apply(two.params, ids)["logits"],
     )
     assert lmx.generate(one, ["The "], tokens=4, seed=3) == lmx.generate(two, ["The "], tokens=4, seed=3)
 
@@ -82,11 +102,11 @@ def test_exported_folder_in_transformers(finished: Path) -> None:
 import warnings, numpy as np, torch
 warnings.simplefilter("ignore")
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained({str(finished / 'export')!r})
-tokenizer = AutoTokenizer.from_pretrained({str(finished / 'export')!r})
+model = AutoModelForCausalLM.from_pretrained({str(finished / "export")!r})
+tokenizer = AutoTokenizer.from_pretrained({str(finished / "export")!r})
 ids = tokenizer("Return a new list.", return_tensors="pt")["input_ids"]
 assert tokenizer.decode(ids[0]) == "Return a new list."
-np.savez({str(finished / 'logits.npz')!r}, ids=ids.numpy(), logits=model(ids).logits.detach().numpy())
+np.savez({str(finished / "logits.npz")!r}, ids=ids.numpy(), logits=model(ids).logits.detach().numpy())
 """
     del torch
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -50,7 +50,13 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(("step", "number"), [(1, signal.SIGTERM), (5, signal.SIGINT), (8, signal.SIGTERM)])
 def test_a_signal_saves_and_the_same_command_goes_on(
-    train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any, step: int, number: signal.Signals
+    train: Train,
+    finished: Path,
+    tmp_path: Path,
+    signal_at: Any,
+    capsys: Any,
+    step: int,
+    number: signal.Signals,
 ) -> None:
     """Dropout is on, step 5 lies in the middle of an epoch and between two checkpoints, 8 at a checkpoint."""
     signal_at(step, number)
@@ -153,7 +159,9 @@ def test_a_killed_run_ends_in_the_same_bits(
 
     def start(workdir: Path, where: str) -> int:
         command = [sys.executable, "-c", KILLED, where, *words, "--workdir", str(workdir)]
-        return subprocess.run(command, env=lmx_environment, check=False, capture_output=True, timeout=300).returncode
+        return subprocess.run(
+            command, env=lmx_environment, check=False, capture_output=True, timeout=300
+        ).returncode
 
     assert start(tmp_path / "alone", "0") == 0
     for where in ("7", "in_save"):

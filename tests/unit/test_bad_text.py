@@ -95,7 +95,8 @@ def test_bad_rows(tmp_path: Path, row: str, reason: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"no gzip at all", gzip.compress(GOOD.encode(), mtime=0)[:-9], gzip.compress(b"x" * 99, mtime=0)[:5]]
+    "data",
+    [b"no gzip at all", gzip.compress(GOOD.encode(), mtime=0)[:-9], gzip.compress(b"x" * 99, mtime=0)[:5]],
 )
 def test_broken_gzip(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.txt.gz"
