@@ -215,6 +215,12 @@ def load(path: str | Path) -> Tokenizer:
     )
 
 
+def exists(folder: str | Path) -> bool:
+    """Tell whether a folder holds a tokenizer's files."""
+    pairs = ((Path(folder) / one, Path(folder) / two) for one, two in _VOCABULARIES)
+    return (Path(folder) / "tokenizer.json").is_file() or any(a.is_file() and b.is_file() for a, b in pairs)
+
+
 def make(name: str, texts: Iterable[str], **kw: Any) -> Tokenizer:
     """Return the tokenizer of a config: `bpe` (size=), `characters`, or `file` (path=), which reads no text.
 

@@ -114,7 +114,9 @@ def _from_hf(folder: Path) -> Checkpoint:
     wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes(model(config))).items()}
     head = task(config).HF[name]
     params = hf_folder.read_params(folder, wanted, table=table, head=head, layers=fields.layers)
-    return Checkpoint(jax.tree.map(jnp.asarray, params), config, folder=str(folder))
+    return Checkpoint(
+        jax.tree.map(jnp.asarray, params), config, folder=str(folder) if tokenizers_.exists(folder) else None
+    )
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:

@@ -74,14 +74,10 @@ def from_tensors(
 
 
 def _normalise(tensors: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
-    """Return the tensors under their full names, without buffers."""
-    bare = {e.tensor.format(0) if "{}" in e.tensor else e.tensor for e in table.entries}
-    prefix = (
-        ""
-        if any(name.startswith(table.prefix) for name in tensors) or not bare & set(tensors)
-        else table.prefix
-    )
-    named = {prefix + name: tensor for name, tensor in tensors.items()}
+    """Return the tensors under their full names (the bare model's get the prefix), without buffers."""
+    body = [re.escape(entry.tensor).replace(r"\{\}", r"\d+") for entry in table.entries]
+    bare = re.compile("|".join(body))
+    named = {table.prefix + name if bare.fullmatch(name) else name: t for name, t in tensors.items()}
     ignored = re.compile("|".join(table.ignored) or r"(?!)")
     return {name: tensor for name, tensor in named.items() if not ignored.fullmatch(name)}
 

@@ -57,13 +57,13 @@ class Checkpoints:
         Errors: UserError where the save before this one failed (disk full, say); the older ones are kept.
         """
         self.wait()
-        sealed = seal(
-            {
-                **facts,
-                "step": step,
-                "digests": {"params": digests.of_arrays(params), "optimizer": digests.of_arrays(optimizer)},
-            }
-        )
+        trees = {"params": params, "optimizer": optimizer}
+        own = {
+            "step": step,
+            "digests": {name: digests.of_arrays(tree) for name, tree in trees.items()},
+            "leaves": {name: leaves(tree) for name, tree in trees.items()},
+        }
+        sealed = seal({**facts, **own})
         params, optimizer = _copy((params, optimizer))
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
@@ -150,6 +150,8 @@ class Checkpoints:
             raise UserError(f"checkpoint {self.folder / str(step)}: {wrong}")
         facts = self.facts(step)
         wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
+        for name, item in wanted.items():
+            self._check_leaves(step, name, leaves(item), facts["leaves"][name])
         try:
             args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
             found = self.manager.restore(step, args=ocp.args.Composite(**args))
@@ -159,6 +161,21 @@ class Checkpoints:
             if digests.of_arrays(found[name]) != facts["digests"][name]:
                 raise UserError(f"checkpoint {self.folder / str(step)}: {name} are damaged (digest differs)")
         return found["params"], found["optimizer"] if optimizer is not None else None, facts
+
+    def _check_leaves(self, step: int, name: str, expected: dict[str, str], found: dict[str, str]) -> None:
+        """Refuse a checkpoint of other leaves before Orbax reads it: it may cast or skip without a word."""
+        lines = [f"- {path} {kind}" for path, kind in expected.items() if path not in found]
+        lines += [f"+ {path} {kind}" for path, kind in found.items() if path not in expected]
+        lines += [
+            f"! {path} expected {kind}, found {found[path]}"
+            for path, kind in expected.items()
+            if found.get(path, kind) != kind
+        ]
+        if lines:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)}: {name} are not those wanted "
+                f"(- missing, + surplus, ! other): {'; '.join(lines)}"
+            )
 
     def restore_newest(
         self, params: Any, optimizer: Any, *, say: Say
@@ -182,6 +199,11 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
             self._manager = None
+
+
+def leaves(arrays: Any) -> dict[str, str]:
+    """Return {path: type and shape} of a tree of arrays, such as `{"b": "float32(3,)"}`."""
+    return {path: f"{leaf.dtype}{tuple(leaf.shape)}" for path, leaf in digests.named(arrays).items()}
 
 
 def seal(facts: Mapping[str, Any]) -> dict[str, Any]:

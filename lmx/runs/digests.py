@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import config, rng, rows, tree
+from lmx.core import config, rng, rows
 from lmx.core.types import Array
 
 FILES = "digests.json"
@@ -61,14 +61,14 @@ def of_arrays(arrays: Any) -> str:
     to one, so any change of one element changes it, and changes of several cancel only by chance (2^-32; with
     a product in place of the mixing, two flipped signs always would).
     """
-    named = tree.flatten(_as_dict(arrays))
-    factors = {path: np.uint32(rng.hashed(path)) for path in named}
-    return f"{int(jax.device_get(_digest(named, factors))):08x}"
+    flat = named(arrays)
+    factors = {path: np.uint32(rng.hashed(path)) for path in flat}
+    return f"{int(jax.device_get(_digest(flat, factors))):08x}"
 
 
 @jax.jit
-def _digest(named: dict[str, Array], factors: dict[str, Array]) -> Array:
-    return sum((_leaf_digest(leaf, factors[path]) for path, leaf in named.items()), jnp.uint32(0))
+def _digest(flat: dict[str, Array], factors: dict[str, Array]) -> Array:
+    return sum((_leaf_digest(leaf, factors[path]) for path, leaf in flat.items()), jnp.uint32(0))
 
 
 def _leaf_digest(leaf: Array, factor: Array) -> Array:
@@ -79,7 +79,7 @@ def _leaf_digest(leaf: Array, factor: Array) -> Array:
 
 
 def _mixed(x: Array) -> Array:
-    """MurmurHash3's last step (Appleby 2011): one to one on 32 bits, and every bit in reaches every bit out."""
+    """MurmurHash3's last step (Appleby 2011): one to one, each bit reaching all others."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
@@ -96,7 +96,7 @@ def _bits(leaf: Array) -> Array:
     )
 
 
-def _as_dict(arrays: Any) -> dict[str, Any]:
-    """Name the leaves of any tree (named tuples of an optimizer, too) by their key paths."""
+def named(arrays: Any) -> dict[str, Any]:
+    """Return {key path: leaf} of any tree (named tuples of an optimizer, too)."""
     leaves = jax.tree_util.tree_flatten_with_path(arrays)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

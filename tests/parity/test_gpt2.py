@@ -161,7 +161,7 @@ def test_loss_and_gradients(case: str) -> None:
 
 
 def test_updates_equal_those_of_torch_adamw() -> None:
-    """Five steps with clipping, decay on matrices only, warm-up and cosine: the same losses and parameters."""
+    """Five steps with clipping, decay on matrices, warm-up and cosine: equal losses and parameters."""
     config, model, params = build("plain", tie_embeddings=False)
     peer = in_torch(config, params)
     matrices = [p for p in peer.parameters() if p.ndim >= 2]

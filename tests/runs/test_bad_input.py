@@ -122,7 +122,10 @@ def test_workdir_in_use(train: Train, tmp_path: Path, capsys: Any) -> None:
 
 
 def test_another_process_holds_the_lock_until_it_dies(tmp_path: Path) -> None:
-    code = f"from pathlib import Path\nfrom lmx.runs import lock\nimport time\nwith lock.hold(Path({str(tmp_path)!r})):\n  print('held', flush=True)\n  time.sleep(60)"
+    code = (
+        "import time\nfrom pathlib import Path\nfrom lmx.runs import lock\n"
+        f"with lock.hold(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"

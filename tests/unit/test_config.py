@@ -53,8 +53,10 @@ def test_names_hold_what_the_readme_promises() -> None:
 @pytest.mark.parametrize(
     ("path", "text", "value"),
     [
-        ("optim.rate", "3e-4", 3e-4), ("optim.rate", "1", 1.0), ("model.layers", "6", 6), ("seed", "1e3", 1000),
-        ("export", "false", False), ("model.tie_embeddings", "False", False), ("data.path", "a/b.txt", "a/b.txt"),
+        ("optim.rate", "3e-4", 3e-4), ("optim.rate", "1", 1.0), ("model.layers", "6", 6),
+        ("seed", "1e3", 1000),
+        ("export", "false", False), ("model.tie_embeddings", "False", False),
+        ("data.path", "a/b.txt", "a/b.txt"),
         ("model.mlp_width", "99", 99), ("optim.clip", "None", None), ("total", "7", "7"),
         ("samples.prompts[1]", "New", ("", "New")), ("samples.prompts", "('a', 'b')", ("a", "b")),
     ],
@@ -105,7 +107,8 @@ def test_differences_name_dotted_keys() -> None:
 def test_every_key_of_a_config_decides_something_or_is_cosmetic() -> None:
     """A new key must be thought about: does it move a parameter (identity), or not (cosmetic)?"""
     identity = {
-        "seed", "start", "model", "task", "data", "tokenizer", "batch", "optim", "total", "evaluate", "save", "mesh",
+        "seed", "start", "model", "task", "data", "tokenizer", "batch", "optim", "total", "evaluate",
+        "save", "mesh",
     }  # fmt: skip
     assert identity | set(train.COSMETIC) == set(config.load("quickstart").keys())
     assert not identity & set(train.COSMETIC)
@@ -114,6 +117,7 @@ def test_every_key_of_a_config_decides_something_or_is_cosmetic() -> None:
 def test_a_config_file_is_found_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from lmx.core.config import inherit\n\n\ndef get_config():\n    c = inherit('base')\n    c.seed = 7\n    return c\n"
+        "from lmx.core.config import inherit\n\n\n"
+        "def get_config():\n    c = inherit('base')\n    c.seed = 7\n    return c\n"
     )
     assert config.load(str(path)).seed == 7
