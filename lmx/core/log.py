@@ -279,11 +279,16 @@ class Progress:
             from tqdm import tqdm
         except ImportError:
             return None
+        try:
+            known = os.get_terminal_size(self._stream.fileno()).columns > 0
+        except (OSError, ValueError):
+            known = False
         bar = tqdm(
             total=self.total,
             initial=start,
             file=self._stream,
-            dynamic_ncols=True,
+            dynamic_ncols=known,
+            ncols=None if known else 80,  # a terminal that says 0 columns would show nothing
             miniters=1,
             bar_format="{desc} |{bar}| {percentage:3.0f}%",
         )

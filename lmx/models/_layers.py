@@ -6,21 +6,21 @@ functions of a plain nested dict.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lmx.core import rng as rng_
 from lmx.core import tree
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Array, Params, Taps
-
-# f32 products in full f32 on every platform: TPUs and recent GPUs would otherwise round the operands.
-PRECISION = jax.lax.Precision.HIGHEST
+from lmx.models._attention import PRECISION, later
 
 Init = Callable[..., Array]
 
@@ -53,6 +53,30 @@ def dense(x: Array, kernel: Array, bias: Array) -> Array:
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def activate_dense(x: Array, kernel: Array, bias: Array, activation: Callable[[Array], Array]) -> Array:
+    """(..., I), (I, O), (O,) -> (..., O): `dense(activation(x))`, keeping x alone for the backward pass."""
+    return dense(activation(x), kernel, bias)
+
+
+def _activate_forward(
+    x: Array, kernel: Array, bias: Array, activation: Callable[[Array], Array]
+) -> tuple[Array, tuple[Array, ...]]:
+    return activate_dense(x, kernel, bias, activation), (x, kernel, bias)
+
+
+def _activate_backward(
+    activation: Callable[[Array], Array], residuals: tuple[Array, ...], d_y: Array
+) -> tuple[Array, ...]:
+    x, kernel, bias = residuals
+    # The activation is computed once more; the product is not, for nothing needs its result.
+    pull = jax.vjp(lambda x, k, b: dense(activation(x), k, b), later(x, d_y), kernel, bias)[1]
+    return pull(d_y)
+
+
+activate_dense.defvjp(_activate_forward, _activate_backward)
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, in f32 whatever the compute type.
 
@@ -66,12 +90,41 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """(..., D) -> (..., D)."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        scale, bias = self.scale[...].reshape(shape), self.bias[...].reshape(shape)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
+        flat = x.reshape(-1, x.shape[-1])
+        return layer_norm(flat, self.scale[...], self.bias[...], self.epsilon).reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """Normalise rows (N, D) to mean 0 and variance 1, then scale (D,) and shift (D,).
+
+    The backward pass is written out, for it needs the rows and two numbers each, where autodiff keeps several
+    arrays of the rows' size.
+    """
+    return _norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + epsilon)
+    unit = (wide - mean) * inverse
+    y = unit * scale.astype(wide.dtype)[None, :] + bias.astype(wide.dtype)[None, :]
+    return y.astype(x.dtype), (x, scale, bias, mean, inverse)
+
+
+def _norm_backward(epsilon: float, residuals: tuple[Array, ...], d_y: Array) -> tuple[Array, Array, Array]:
+    x, scale, bias, mean, inverse = residuals
+    unit = (x.astype(mean.dtype) - mean) * inverse
+    d_wide = d_y.astype(mean.dtype)
+    d_unit = d_wide * scale.astype(mean.dtype)[None, :]
+    along = jnp.mean(d_unit * unit, axis=-1, keepdims=True)
+    d_x = (d_unit - jnp.mean(d_unit, axis=-1, keepdims=True) - unit * along) * inverse
+    d_scale, d_bias = jnp.sum(d_wide * unit, axis=0), jnp.sum(d_wide, axis=0)
+    return d_x.astype(x.dtype), d_scale.astype(scale.dtype), d_bias.astype(bias.dtype)
+
+
+layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Embedding(nnx.Module):
@@ -148,7 +201,8 @@ def activation(name: str) -> Callable[[Array], Array]:
     """Return the activation of that name; UserError lists the known ones."""
     if name not in ACTIVATIONS:
         raise UserError(
-            f"no activation {name!r}{did_you_mean(name, ACTIVATIONS)}; there is: {', '.join(sorted(ACTIVATIONS))}"
+            f"no activation {name!r}{did_you_mean(name, ACTIVATIONS)}; "
+            f"there is: {', '.join(sorted(ACTIVATIONS))}"
         )
     return ACTIVATIONS[name]
 
@@ -186,17 +240,21 @@ def stack_captured(layers: list[dict[str, Any]]) -> dict[str, Any]:
 def visible(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | None) -> Array:
     """Return which keys a query may see in a decoder: booleans (B or 1, 1, T, S).
 
-    A query sees itself and what is before it, real tokens only (`attention_mask`), of its own document only
-    (`segment_ids`). With a cache, S is its length and the queries stand at `cache["length"]` and after.
+    A query sees itself and what is before it: real tokens only (`attention_mask`), of its own document only
+    (`segment_ids`). Padding sees itself, too, so that no query is left without a key. With a cache, S is its
+    length and the queries stand at `cache["length"]` and after.
     """
     if cache is not None:
         seats = jnp.arange(cache["mask"].shape[1])
         here = cache["length"] + jnp.arange(time)
-        return (seats[None, None, None, :] <= here[None, None, :, None]) & cache["mask"][:, None, None, :]
+        itself = seats[None, None, None, :] == here[None, None, :, None]
+        before = seats[None, None, None, :] <= here[None, None, :, None]
+        return itself | (before & cache["mask"][:, None, None, :])
     steps = jnp.arange(time)
     allowed = (steps[None, :] <= steps[:, None])[None, None, :, :]
     if "attention_mask" in batch:
-        allowed = allowed & (batch["attention_mask"] != 0)[:, None, None, :]
+        itself = (steps[None, :] == steps[:, None])[None, None, :, :]
+        allowed = allowed & (itself | (batch["attention_mask"] != 0)[:, None, None, :])
     if "segment_ids" in batch:
         segments = batch["segment_ids"]
         allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
@@ -221,34 +279,6 @@ def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any]
     if "attention_mask" in batch:
         return jnp.maximum(jnp.cumsum(batch["attention_mask"].astype(jnp.int32), axis=1) - 1, 0)
     return jnp.arange(time)[None, :]
-
-
-def attend(query: Array, key: Array, value: Array, mask: Array, scale: float) -> Array:
-    """Attention without touching the weights: (B, T, H, K), (B, S, H, K) twice -> (B, T, H, K).
-
-    mask (B or 1, 1, T, S): True where a query may look. The softmax is in f32.
-    """
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
-
-
-def attention_weights(query: Array, key: Array, mask: Array, scale: float, *, upcast: bool) -> Array:
-    """Softmax of the scaled products, (B, H, T, S), in f32.
-
-    upcast: scale the queries first and multiply in f32 (`reorder_and_upcast_attn`), which keeps half-precision
-    products in range; otherwise the products are scaled afterwards.
-    """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    if upcast:
-        query, key = query.astype(wide) * scale, key.astype(wide)
-    scores = jnp.einsum("bthk,bshk->bhts", query, key, precision=PRECISION).astype(wide)
-    if not upcast:
-        scores = scores * scale
-    return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(wide).min), axis=-1)
-
-
-def mix(weights: Array, value: Array) -> Array:
-    """Sum of the values under the weights: (B, H, T, S), (B, S, H, K) -> (B, T, H, K)."""
-    return jnp.einsum("bhts,bshk->bthk", weights.astype(value.dtype), value, precision=PRECISION)
 
 
 def empty_cache(layers: int, batch: int, seats: int, heads: int, width: int) -> Params:

@@ -17,6 +17,7 @@ from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.hf_table import Entry, Table
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
+from lmx.models import _attention as attention_
 from lmx.models import _layers as layers_
 
 PARTS = ("query", "key", "value")
@@ -122,6 +123,13 @@ class MLP(nnx.Module):
             inner, config.width, scale=layers_.residual_scale(config.init_range, config.layers)
         )
 
+    def __call__(self, x: Array, activation: str) -> Array:
+        """(B, T, D) -> (B, T, D)."""
+        down = self.down
+        return layers_.activate_dense(
+            self.up(x), down.kernel[...], down.bias[...], layers_.activation(activation)
+        )
+
 
 class Block(nnx.Module):
     """One pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
@@ -143,18 +151,20 @@ class Block(nnx.Module):
         tapper: layers_.Tapper,
         cache: Any = None,
     ) -> tuple[Array, dict[str, Any], Any]:
-        """(B, T, D) -> (B, T, D), what the taps captured, and this layer's cache with the new tokens in it."""
+        """(B, T, D) -> (B, T, D), what the taps captured, and this layer's cache, the new tokens in it."""
         config = self.config
         captured: dict[str, Any] = {}
         query, key, value = self.attn.project(self.norm1(x), config.heads)
         if cache is not None:
             cache = layers_.remember(cache, key, value)
             key, value = cache["key"], cache["value"]
-        mixed = self._mix(query, key, value, layer, mask, keys, tapper, captured)
+        causal = cache is None  # with a cache the queries stand behind its keys, not beside their own
+        mixed = self._mix(query, key, value, layer, mask, keys, tapper, captured, causal)
         out = layers_.dropout(self.attn.out(mixed), config.dropout_residual, keys, 4 * layer + 2)
         x = x + tapper("attn/out", out, layer, captured)
-        inner = layers_.activation(config.activation)(self.mlp.up(self.norm2(x)))
-        out = layers_.dropout(self.mlp.down(inner), config.dropout_residual, keys, 4 * layer + 3)
+        out = layers_.dropout(
+            self.mlp(self.norm2(x), config.activation), config.dropout_residual, keys, 4 * layer + 3
+        )
         x = x + tapper("mlp", out, layer, captured)
         return tapper("block", x, layer, captured), captured, cache
 
@@ -168,6 +178,7 @@ class Block(nnx.Module):
         keys: Array | None,
         tapper: layers_.Tapper,
         captured: dict[str, Any],
+        causal: bool,
     ) -> Array:
         """Attention of (B, T, H, K) over (B, S, H, K) -> (B, T, D)."""
         config = self.config
@@ -176,12 +187,12 @@ class Block(nnx.Module):
             scale = scale / (layer + 1)
         drops = keys is not None and config.dropout_attention > 0
         if drops or config.upcast_attention or "attn/weights" in tapper:
-            weights = layers_.attention_weights(query, key, mask, scale, upcast=config.upcast_attention)
+            weights = attention_.attention_weights(query, key, mask, scale, upcast=config.upcast_attention)
             weights = tapper("attn/weights", weights, layer, captured)
             weights = layers_.dropout(weights, config.dropout_attention, keys, 4 * layer + 1)
-            mixed = layers_.mix(weights, value)
+            mixed = attention_.mix(weights, value)
         else:
-            mixed = layers_.attend(query, key, value, mask, scale)
+            mixed = attention_.attend(query, key, value, mask, scale, causal=causal)
         return mixed.reshape(*mixed.shape[:2], -1)
 
 
@@ -190,7 +201,8 @@ def build(config: Config) -> Model:
 
     `apply` reads `input_ids` (B, T) and, where given, `attention_mask`, `position_ids`, `segment_ids` and
     `example_index`; it gives `hidden` (B, T, D). `cache=S` (a number) starts a cache with S seats and fills
-    it, `cache=` a cache goes on from it; both give `cache`. Dropout is on where `train` is set and a key given.
+    it, `cache=` a cache goes on from it; both give `cache`. Dropout is on where `train` is set and a key is
+    given.
     Errors: UserError for a sequence longer than the positions, and for an unknown tap.
     """
     embed = layers_.Blueprint(lambda: Embed(config))

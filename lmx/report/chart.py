@@ -11,6 +11,7 @@ from dataclasses import dataclass
 Point = tuple[float, float]
 
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 26.0, 40.0  # margins around the plot, in units of the view box
+FEW = 24  # up to so many points, each gets a dot on the line
 HOVERS = 120  # columns that show a value under the pointer
 
 
@@ -131,7 +132,7 @@ def svg(
     label: str,
     x_label: str,
     y_label: str,
-    size: tuple[int, int] = (460, 260),
+    size: tuple[int, int] = (340, 230),
     from_zero: bool = False,
     limit: int = 1000,
 ) -> str:
@@ -185,19 +186,20 @@ def _axes(frame: _Frame, x_label: str, y_label: str) -> str:
 
 
 def _line(frame: _Frame, series: Series, points: Sequence[Point | None]) -> str:
-    path, lone = [], []
+    path, dots = [], []
     for at, point in enumerate(points):
         if point is None:
             continue
         x, y = frame.x(point[0]), frame.y(point[1])
         starts = at == 0 or points[at - 1] is None
         ends = at + 1 == len(points) or points[at + 1] is None
-        if starts and ends:  # a line of one point would not be seen
-            lone.append(f'<circle class="dot {series.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
-        else:
+        alone = starts and ends  # a line of one point would not be seen
+        if (alone or len(points) <= FEW) and series.look != "thin":
+            dots.append(f'<circle class="dot {series.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
+        if not alone:
             path.append(f"{'M' if starts else 'L'}{x:.1f} {y:.1f}")
     line = f'<path class="{series.look} {series.style}" d="{"".join(path)}"/>' if path else ""
-    return line + "".join(lone)
+    return line + "".join(dots)
 
 
 def _dots(frame: _Frame, series: Series, points: Sequence[Point | None]) -> str:

@@ -53,6 +53,16 @@ def spell(value: Any) -> str:
     return str(value)
 
 
+def short(value: Any) -> str:
+    """Return a count in three or four digits, such as 124.4M; what is not a number as text."""
+    if not _is_number(value) or value is None or not 1e4 <= value < 1e15:
+        return spell(value)
+    size, letter = next(
+        pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= pair[0]
+    )
+    return f"{value / size:.2f}{letter}" if value < 100 * size else f"{value / size:.1f}{letter}"
+
+
 def time(seconds: float) -> str:
     """Return a length of time in seconds, minutes first from one minute on."""
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from lmx.report.style import CSS
 ENVIRONMENT = (
     "lmx jax flax python platform device_kind devices started seconds export".split()
 )  # facts of run.json that come first, in this order
+USUAL = (
+    "split name path documents bytes tokens rows labels".split()
+)  # columns that come first in tables of data
 
 
 def write(workdir: str | os.PathLike[str]) -> Path:
@@ -102,15 +106,17 @@ def _tiles(facts: Report) -> list[tuple[str, str, str]]:
         tiles.append(("training loss", loss, "nats per token, last recorded"))
     rates = sorted(y for _, y in _points(facts.train, "tokens_per_second") if chart.usable(y))
     if rates:
-        tiles.append(("tokens/s", f"{rates[len(rates) // 2]:,.0f}", "training, median"))
+        middle = rates[len(rates) // 2]
+        shown = integer(middle) if middle < 1e6 else markup.short(middle)
+        tiles.append(("tokens/s", shown, "training, median"))
     seconds = facts.run.get("seconds", _last([*facts.train, *facts.evaluations], "seconds"))
     if isinstance(seconds, int | float) and chart.usable(seconds):
         tiles.append(("wall time", markup.time(seconds), f"{seconds:,.1f} s"))
     parameters = facts.run.get("parameters")
     if parameters is not None:
         rest = facts.run.get("parameters_without_positions")
-        note = "" if rest is None else f"{spell(rest)} without positions"
-        tiles.append(("parameters", spell(parameters), note))
+        note = spell(parameters) + ("" if rest is None else f"; {spell(rest)} without positions")
+        tiles.append(("parameters", markup.short(parameters), note))
     return tiles
 
 
@@ -133,49 +139,52 @@ def _points(records: Sequence[Record], name: str) -> list[chart.Point]:
 
 def _curves(facts: Report) -> str:
     rows = (
-        ("rate", "Learning rate", "learning rate"),
-        ("tokens_per_second", "Throughput", "tokens per second"),
-        ("grad_norm", "Gradient norm", "norm of the whole gradient"),
+        ("rate", "Learning rate", "learning rate", False),
+        ("tokens_per_second", "Throughput", "tokens per second", True),
+        ("grad_norm", "Gradient norm", "norm of the whole gradient", True),
     )
     small = [_curve(facts, *row) for row in rows]
     return f'<h2>Training</h2>{_loss(facts)}<div class="grid">{"".join(small)}</div>'
 
 
+def _smoothed(name: str, points: list[chart.Point]) -> list[chart.Series]:
+    """Return the points as a line; where they are many, as a pale line under their running mean."""
+    width = len(points) // 50 | 1
+    if width < 3:
+        return [chart.Series(name, points)] if points else []
+    mean = chart.Series(f"{name}, mean over {width:,} records", chart.smooth(points, width))
+    return [chart.Series(f"{name}, each record", points, "faint"), mean]
+
+
 def _loss(facts: Report) -> str:
-    train = _points(facts.train, "loss")
-    width = len(train) // 50
-    series, keys = [], []
-    if width >= 2:
-        series.append(chart.Series("train", train, "faint"))
-        series.append(chart.Series(f"train, mean of {width | 1}", chart.smooth(train, width)))
-        keys += [("faint", "train, each record"), ("line", f"train, mean over {width | 1} records")]
-    elif train:
-        series.append(chart.Series("train", train))
-        keys.append(("line", "train"))
-    for split in dict.fromkeys(str(record.get("split", "validation")) for record in facts.evaluations):
+    series = _smoothed("train", _points(facts.train, "loss"))
+    splits = dict.fromkeys(str(record.get("split", "validation")) for record in facts.evaluations)
+    for split, style in zip(splits, itertools.cycle("bcd"), strict=False):
         chosen = [record for record in facts.evaluations if str(record.get("split", "validation")) == split]
-        series.append(chart.Series(split, _points(chosen, "loss"), "dots", "b"))
-        keys.append(("dots", split))
-    unit = "loss, nats per token"
+        series.append(chart.Series(split, _points(chosen, "loss"), "dots", style))
     label = f"Loss in nats per token by step. {_said(series)}"
-    legend = "".join(f'<li><span class="key {key}"></span>{escape(text)}</li>' for key, text in keys)
-    note = _missing(series)
-    drawings = [
-        f'<div class="{name}">'
-        + chart.svg(series, label=label, x_label="step", y_label=unit, size=size, limit=limit)
-        + "</div>"
-        for name, size, limit in (("wide", (960, 360), 1000), ("narrow", (460, 320), 400))
-    ]
-    return f'<figure><figcaption><h3>Loss</h3><ul class="legend">{legend}</ul>{note}</figcaption>' + (
-        "".join(drawings) + "</figure>"
-    )
+    drawings = []
+    for name, size, limit in (("wide", (960, 360), 1000), ("narrow", (380, 280), 400)):
+        unit = "loss, nats per token"
+        drawing = chart.svg(series, label=label, x_label="step", y_label=unit, size=size, limit=limit)
+        drawings.append(f'<div class="{name}">{drawing}</div>')
+    caption = f"<figcaption><h3>Loss</h3>{_legend(series)}{_missing(series)}</figcaption>"
+    return f"<figure>{caption}{''.join(drawings)}</figure>"
 
 
-def _curve(facts: Report, name: str, title: str, unit: str) -> str:
-    series = [chart.Series(unit, _points(facts.train, name))]
+def _curve(facts: Report, name: str, title: str, unit: str, noisy: bool) -> str:
+    points = _points(facts.train, name)
+    series = _smoothed(unit, points) if noisy else [chart.Series(unit, points)]
     label = f"{title} by step. {_said(series)}"
-    drawing = chart.svg(series, label=label, x_label="step", y_label=unit, from_zero=True)
-    return f"<figure><figcaption><h3>{title}</h3>{_missing(series)}</figcaption>{drawing}</figure>"
+    drawing = chart.svg(series, label=label, x_label="step", y_label=unit, from_zero=True, limit=400)
+    kind = series[-1].name.removeprefix(f"{unit}, ") if len(series) > 1 else "each record"
+    note = f"<p>{escape(kind)}</p>" if points else ""
+    return f"<figure><figcaption><h3>{title}</h3>{note}{_missing(series)}</figcaption>{drawing}</figure>"
+
+
+def _legend(series: Sequence[chart.Series]) -> str:
+    keys = (f'<li><span class="key {one.look} {one.style}"></span>{escape(one.name)}</li>' for one in series)
+    return f'<ul class="legend">{"".join(keys)}</ul>' if series else ""
 
 
 def _said(series: Sequence[chart.Series]) -> str:
@@ -228,7 +237,6 @@ def _samples(facts: Report) -> str:
 
 def _sample(sample: Record) -> str:
     prompt, text = str(sample.get("prompt") or ""), str(sample["text"])
-    text = text.removeprefix(prompt)
     bold = f"<b>{escape(prompt)}</b>" if prompt else ""
     return f'<div class="sample"><pre dir="auto">\n{bold}{escape(text)}</pre></div>'
 
@@ -241,9 +249,19 @@ def _data(facts: Report) -> str:
     counts, splits, sources = data.pop("counts", None), data.pop("splits", None), data.pop("sources", None)
     if isinstance(splits, dict) and splits:
         rows = [{"split": name, **_row(row, "value")} for name, row in splits.items()]
-        parts.append(markup.records("Splits", rows, _columns(rows)))
+        columns = {name: 0 for name in _columns(rows) if not name.endswith("sha256")}
+        parts.append(markup.records("Splits", rows, columns))
+        data["splits"] = {
+            row["split"]: {k: v for k, v in row.items() if k.endswith("sha256")} for row in rows
+        }
     if isinstance(counts, dict):
-        parts.append(_counts(counts))
+        # by unit, such as documents and bytes, or of documents alone
+        units = counts if isinstance(counts.get("documents"), dict) else {"documents": counts}
+        for unit, found in units.items():
+            if isinstance(found, dict) and {"in", "kept", "dropped"} <= found.keys():
+                parts.append(_counts(unit, found))
+            else:
+                data.setdefault("counts", {})[unit] = found
     if isinstance(sources, list) and sources:
         rows = [_row(row, "source") for row in sources]
         parts.append(markup.records("Sources", rows, _columns(rows), most=40))
@@ -257,24 +275,27 @@ def _row(value: Any, name: str) -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[Record]) -> dict[str, int]:
-    """Return the fields of the rows that fit in a cell, in their order."""
-    return {name: 0 for row in rows for name, value in row.items() if not isinstance(value, dict | list)}
+    """Return the fields of the rows that fit in a cell: the usual ones first, hashes last."""
+    found = {name for row in rows for name, value in row.items() if not isinstance(value, dict | list)}
+    usual = [name for name in USUAL if name in found]
+    rest = sorted(found - {*usual}, key=lambda name: (name.endswith("sha256"), name))
+    return dict.fromkeys([*usual, *rest], 0)
 
 
-def _counts(counts: Record) -> str:
+def _counts(unit: str, counts: Record) -> str:
     """Return the line in = kept + dropped, and a table of the reasons."""
-    dropped = counts.get("dropped", {})
+    dropped = counts["dropped"]
     reasons = dropped if isinstance(dropped, dict) else {"dropped": dropped}
     numbers = [value for value in reasons.values() if isinstance(value, int | float)]
-    came, kept, lost = counts.get("in"), counts.get("kept"), sum(numbers)
+    came, kept, lost = counts["in"], counts["kept"], sum(numbers)
     adds_up = isinstance(came, int) and isinstance(kept, int) and came == kept + lost
-    line = f"{escape(spell(came))} documents in = {escape(spell(kept))} kept + {escape(spell(lost))} dropped"
-    text = f"<p>{line}</p>"
+    line = f"{spell(came)} {unit} in = {spell(kept)} kept + {spell(lost)} dropped"
+    text = f'<p class="counts">{escape(line)}</p>'
     if not adds_up:
-        text = f'<p class="warn">{line}: the counts do not add up.</p>'
+        text = f'<p class="counts warn">{escape(line)}: the counts do not add up.</p>'
     if isinstance(dropped, dict) and dropped:
-        rows = [{"reason": reason, "documents": count} for reason, count in dropped.items()]
-        text += markup.records("Dropped", rows, {"reason": 0, "documents": 0})
+        rows = [{"reason": reason, unit: count} for reason, count in dropped.items()]
+        text += markup.records("Dropped", rows, {"reason": 0, unit: 0})
     return text
 
 

@@ -3,10 +3,10 @@
 CSS = """
 :root { color-scheme: light dark;
   --page: #fdfdfc; --ink: #1c1d20; --soft: #5d6169; --rule: #e3e3df; --grid: #ecece8; --card: #f5f5f2;
-  --a: #2f66a8; --b: #b9510f; --warn: #a11d1d; }
+  --a: #2f66a8; --b: #b9510f; --c: #1f7a5c; --d: #8a4a9e; --warn: #a11d1d; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #16181b; --ink: #e4e5e7; --soft: #9da2ab; --rule: #2e3238; --grid: #262a2f; --card: #1e2125;
-  --a: #7fb0ea; --b: #f0a06a; --warn: #ff9b93; } }
+  --a: #7fb0ea; --b: #f0a06a; --c: #6cc9a5; --d: #cf9be0; --warn: #ff9b93; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
@@ -22,7 +22,7 @@ p { margin: .4rem 0; max-width: 44rem; }
 .soft, figcaption p, caption { color: var(--soft); }
 .small { font-size: .875rem; }
 .warn { color: var(--warn); font-weight: 600; }
-dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1.6rem 1.5rem;
+dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: 1.6rem 1.5rem;
   margin: 2.2rem 0 0; }
 .tiles div { display: flex; flex-direction: column; }
 .tiles dt { font-size: .84rem; color: var(--soft); }
@@ -31,16 +31,18 @@ dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1
 .tiles dd.note { font-size: .8rem; line-height: 1.4; font-weight: 400; letter-spacing: 0;
   color: var(--soft); }
 figure { margin: 0; min-width: 0; }
+.grid figure { display: flex; flex-direction: column; justify-content: space-between; }
 figcaption { margin-bottom: .6rem; }
 figcaption p { font-size: .84rem; margin: .15rem 0 0; }
-.grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 2.6rem 2.2rem;
+.grid { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 2.4rem 2rem;
   margin-top: 2.6rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: .3rem 0 0; padding: 0;
   font-size: .84rem; color: var(--soft); }
 .legend li { display: flex; align-items: center; gap: .45rem; }
 .key { width: 1.3rem; height: 0; border-top: 2.5px solid var(--a); }
 .key.faint { border-top-width: 4px; opacity: .35; }
-.key.dots { width: .6rem; height: .6rem; border: 0; border-radius: 50%; background: var(--b); }
+.key.dots { width: .6rem; height: .6rem; border: 0; border-radius: 50%; }
+.key.b { background: var(--b); } .key.c { background: var(--c); } .key.d { background: var(--d); }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: var(--soft);
   font-variant-numeric: tabular-nums; }
@@ -53,11 +55,15 @@ svg .line { stroke-width: 1.8; }
 svg .faint { stroke-width: 1; stroke-opacity: .38; }
 svg .thin { stroke-width: 1; stroke-opacity: .6; }
 svg path.a { stroke: var(--a); } svg path.b { stroke: var(--b); }
+svg path.c { stroke: var(--c); } svg path.d { stroke: var(--d); }
 svg .dot { stroke: var(--page); stroke-width: 1; }
 svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); }
+svg .dot.c { fill: var(--c); } svg .dot.d { fill: var(--d); }
 svg .hover { fill: var(--ink); fill-opacity: 0; } svg .hover:hover { fill-opacity: .07; }
 .narrow { display: none; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-top: 1.4rem; }
+.scroll table { margin-top: 0; }
+p.counts { margin-top: 1.6rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: 1rem 0 0; }
 caption { text-align: left; padding-bottom: .35rem; }
 th, td { text-align: left; vertical-align: top; padding: .32rem 1.6rem .32rem 0;
@@ -65,17 +71,19 @@ th, td { text-align: left; vertical-align: top; padding: .32rem 1.6rem .32rem 0;
 th { font-weight: 600; } tbody th { font-weight: 400; }
 thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 .n { text-align: right; white-space: nowrap; }
-td { overflow-wrap: anywhere; }
+.facts td { overflow-wrap: anywhere; }
 table.facts { width: 100%; } table.facts th { width: 17rem; color: var(--soft); overflow-wrap: anywhere; }
 table.facts td { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .82rem;
   padding-right: 0; }
 details { margin-top: 1.2rem; }
 summary { cursor: pointer; color: var(--a); font-size: .9rem; width: fit-content; }
 .sample { background: var(--card); border-radius: 6px; padding: .9rem 1.1rem; margin: 0 0 1rem; }
-.sample pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;
+.sample pre { margin: 0; max-height: 14rem; overflow-y: auto; white-space: pre-wrap;
+  overflow-wrap: anywhere; unicode-bidi: isolate;
   font: .86rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .sample b { font-weight: 700; color: var(--a); }
 footer { margin-top: 4rem; padding-bottom: 3rem; font-size: .84rem; color: var(--soft); }
+@media (max-width: 58rem) { .grid { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @media (max-width: 44rem) {
   main, header, footer { padding: 0 1rem; } header { padding-top: 2rem; } footer { padding-bottom: 2rem; }
   h1 { font-size: 1.5rem; } h2 { margin-top: 2.6rem; }
@@ -83,6 +91,6 @@ footer { margin-top: 4rem; padding-bottom: 3rem; font-size: .84rem; color: var(-
   .tiles dd { font-size: 1.35rem; }
   .grid { grid-template-columns: minmax(0, 1fr); } .wide { display: none; } .narrow { display: block; }
   svg text { font-size: 13px; }
-  table.facts th { width: 42%; padding-right: .8rem; } th, td { padding-right: 1.1rem; } }
+  table.facts th { width: 42%; padding-right: .8rem; font-size: .82rem; } th, td { padding-right: 1.1rem; } }
 @media print { h2 { break-after: avoid; } figure, .sample, tr { break-inside: avoid; } }
 """

@@ -15,6 +15,7 @@ import numpy as np
 from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums, Taps
+from lmx.tasks._cross_entropy import cross_entropy
 
 METRICS = ("perplexity",)
 
@@ -36,7 +37,11 @@ HF = {"gpt2": HeadTable("GPT2LMHeadModel", (Entry("lm_head.weight", ("head/kerne
 
 def attach(body: Model, config: Decoder) -> Model:
     """Return the body with `logits` (B, T, V): hidden states times the token embeddings, or an own matrix
-    `head/kernel` (D, V) where `tie_embeddings` is off."""
+    `head/kernel` (D, V) where `tie_embeddings` is off.
+
+    The outputs also name that matrix, as `head`: {"embedding": (V, D)} or {"kernel": (D, V)}, so that the
+    loss can do without the logits. Whoever changes the logits must drop `head`.
+    """
 
     def init(key: Array) -> Params:
         params = body.init(key)
@@ -56,7 +61,8 @@ def attach(body: Model, config: Decoder) -> Model:
         cache: Any = None,
     ) -> Outputs:
         outputs = body.apply(params, batch, rng=rng, train=train, taps=taps, cache=cache)
-        return {**outputs, "logits": project(params, outputs["hidden"])}
+        head = {"kernel": params["head"]["kernel"]} if "head" in params else params["embed"]["token"]
+        return {**outputs, "logits": project(params, outputs["hidden"]), "head": head}
 
     return Model(init=init, apply=apply, trainable=body.trainable, fold=body.fold)
 
@@ -72,7 +78,7 @@ def project(params: Params, hidden: Array) -> Array:
 def encode(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Turn packed rows of T + 1 tokens into a batch of T inputs and T labels.
 
-    A label is the next token of the same document; where the document ends, or the row is padding, it is -100.
+    A label is the next token of the same document; where that ends, or the row is padding, it is -100.
 
     Worked example, T = 5, two documents and one seat of padding:
 
@@ -109,13 +115,20 @@ def labels(batch: Batch) -> Array:
 
 
 def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
-    """Cross-entropy in nats, in f32: (its sum over real labels, how many there are, metric sums)."""
+    """Cross-entropy in nats, in f32: (its sum over real labels, how many there are, metric sums).
+
+    Where the outputs name their `head`, the loss comes from `hidden`; under jit the logits are never made.
+    """
     wanted = labels(batch)
     real = wanted != IGNORED
-    logits = outputs["logits"].astype(jnp.promote_types(outputs["logits"].dtype, jnp.float32))
-    picked = jnp.take_along_axis(logits, jnp.where(real, wanted, 0)[..., None], axis=-1)[..., 0]
-    nats = jnp.where(real, jax.nn.logsumexp(logits, axis=-1) - picked, 0)
-    total, count = jnp.sum(nats), jnp.sum(real).astype(nats.dtype)
+    if "head" in outputs:
+        ((name, matrix),) = outputs["head"].items()
+        total = cross_entropy(outputs["hidden"], matrix, wanted, 0 if name == "embedding" else 1)
+    else:
+        logits = outputs["logits"].astype(np.promote_types(outputs["logits"].dtype, np.float32))
+        picked = jnp.take_along_axis(logits, jnp.where(real, wanted, 0)[..., None], axis=-1)[..., 0]
+        total = jnp.sum(jnp.where(real, jax.nn.logsumexp(logits, axis=-1) - picked, 0))
+    count = jnp.sum(real).astype(total.dtype)
     return total, count, {"loss": total, "tokens": count}
 
 

@@ -30,7 +30,8 @@ class Recorder:
         self.progress = log.Progress(total, start, tokens_per_step)
         self.tokens_per_step = tokens_per_step
         self.last: dict[str, float] = {}
-        self._clock = time.monotonic()
+        before = log.read_jsonl(workdir / "metrics.jsonl") if start else []
+        self._began = time.monotonic() - (float(before[-1]["seconds"]) if before else 0.0)
 
     def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
         """Write the mean loss over the steps since the last record, their gradient norm and speed.
@@ -70,8 +71,8 @@ class Recorder:
         self.events.text(step, f"sample/{prompt or '(start)'}", f"{prompt}{text}")
 
     def seconds(self) -> float:
-        """Return the seconds since this process began to record."""
-        return round(time.monotonic() - self._clock, 3)
+        """Return the seconds of the run, those of earlier starts up to their last record included."""
+        return round(time.monotonic() - self._began, 3)
 
     def close(self) -> None:
         """Close the bar and the files."""

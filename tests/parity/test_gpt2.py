@@ -187,8 +187,9 @@ def test_updates_equal_those_of_torch_adamw() -> None:
         close(sums["grad_norm"], norm, 1e-4)
     stored = convert.to_tensors(now.params, gpt2.HF, HEAD, config.layers)
     for name, parameter in peer.state_dict().items():
-        if name in stored:
-            close(stored[name], parameter, 1e-4)
+        # Softmax does not see the key's bias: its gradient is rounding, which Adam scales up to a full step.
+        seen = np.r_[0:15, 30:45] if name.endswith("c_attn.bias") else slice(None)
+        close(stored[name][..., seen], parameter[..., seen], 1e-4)
 
 
 def test_exported_folder_opens_in_torch_and_comes_back(tmp_path: Path) -> None:

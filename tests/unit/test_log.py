@@ -1,0 +1,321 @@
+"""Records survive kills and resumes; the bar and the events say what the run did."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmx.core import log
+from lmx.core.errors import UserError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+# --- records ---
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "metrics.jsonl"
+    records = log.Jsonl(path)
+    records.write({"step": 1, "loss": 2.5, "text": "naïve\u2028\n☃", "path": Path("a/b"), "none": None})
+    assert path.read_bytes().count(b"\n") == 1, "written and flushed at once"
+    records.write({"step": 2, "list": (1, True), "nested": {"a": 0.1}})
+    assert log.read_jsonl(path) == [
+        {"step": 1, "loss": 2.5, "text": "naïve\u2028\n☃", "path": "a/b", "none": None},
+        {"step": 2, "list": [1, True], "nested": {"a": 0.1}},
+    ]
+
+
+def test_numbers_of_numpy_are_plain(tmp_path: Path) -> None:
+    values = [np.float32(0.5), np.int64(3), np.array(1.25), np.array([7]), np.bool_(True), np.float64(0.1)]
+    assert [repr(log.plain(value)) for value in values] == ["0.5", "3", "1.25", "7", "True", "0.1"]
+    with pytest.raises(TypeError, match="not ndarray"):
+        log.plain(np.zeros(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
+def test_numbers_that_are_not_finite_are_strings_that_float_reads(tmp_path: Path, value: float) -> None:
+    log.Jsonl(tmp_path / "m").write({"loss": value})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads((tmp_path / "m").read_text(), parse_constant=refuse)["loss"]
+    assert isinstance(found, str)
+    np.testing.assert_equal(float(found), float(value))
+
+
+def test_a_record_that_is_not_json_leaves_the_file_alone(tmp_path: Path) -> None:
+    records = log.Jsonl(tmp_path / "m")
+    records.write({"step": 1})
+    with pytest.raises(TypeError, match="object"):
+        records.write({"step": 2, "bad": object()})
+    assert log.read_jsonl(tmp_path / "m") == [{"step": 1}]
+
+
+def test_a_lone_surrogate_is_written(tmp_path: Path) -> None:
+    log.Jsonl(tmp_path / "m").write({"text": "a\ud800b"})
+    assert log.read_jsonl(tmp_path / "m") == [{"text": "a\ud800b"}]
+
+
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_a_torn_last_line_is_left_out_and_mended(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "m"
+    log.Jsonl(path).write({"step": 1})
+    whole = path.read_bytes()
+    line = json.dumps({"step": 2, "s": "ö☃"}, ensure_ascii=False).encode() + b"\n"
+    path.write_bytes(whole + line[:-cut])
+    lost = 0 if cut == 1 else 1  # only the line end is missing: the record is whole
+    assert len(log.read_jsonl(path)) == 2 - lost
+    log.Jsonl(path).write({"step": 3})
+    assert [r["step"] for r in log.read_jsonl(path)] == [1, *([] if lost else [2]), 3]
+
+
+@pytest.mark.parametrize("bad", [b"{", b"[1]", b"", b"1", b'{"a": NaN}', b"\xff", b'{"a":1}{"b":2}', b"\0\0"])
+def test_any_other_broken_line_is_named(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b'{"step": 1}\n' + bad + b'\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"m, line 2: expected one JSON object") as caught:
+        log.read_jsonl(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: cannot be read"):
+        log.read_jsonl(tmp_path / "nowhere")
+
+
+def test_truncate_after_keeps_bytes_and_drops_later_steps(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    kept = b'{"step":1,  "odd": "spacing"}\n{"note": "no step"}\n{"step": 5}\n'
+    path.write_bytes(kept + b'{"step": 6}\n{"step": 7}\n{"st')
+    assert log.truncate_after(path, 5) == 2
+    assert path.read_bytes() == kept
+    before = path.stat().st_ino
+    assert log.truncate_after(path, 5) == 0
+    assert path.stat().st_ino == before, "nothing to drop: not written again"
+    assert log.truncate_after(tmp_path / "nowhere", 5) == 0
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"old")
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        log.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m"]
+
+
+# --- lines and imports ---
+
+
+def test_importing_sets_nothing_up() -> None:
+    code = (
+        "import sys, logging; import lmx.core.log as l; l.say('hello'); "
+        "assert not {'tqdm', 'tensorboardX', 'jax', 'numpy'} & set(sys.modules), 'heavy'; "
+        "assert not logging.root.handlers"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "hello\n")
+
+
+def test_say_does_not_break_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with log.Progress(10, clock=Clock()) as progress:
+        progress.update(1, 2.0)
+        log.say("saved")
+    before, after = screen.getvalue().split("saved\n")
+    assert before.endswith("\r"), "the bar was cleared before the line"
+    assert "step 1/10" in after, "and drawn again after it"
+
+
+# --- TensorBoard ---
+
+
+def events(folder: Path) -> list[tuple[str, list[tuple[int, float]]]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tensorboard's own reader, not of what we wrote
+        module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        found = module.EventAccumulator(str(folder)).Reload()
+    return [(tag, [(e.step, e.value) for e in found.Scalars(tag)]) for tag in sorted(found.Tags()["scalars"])]
+
+
+def test_events_are_read_back_and_a_resume_hides_what_came_after(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    board = log.TensorBoard(tmp_path / "events")
+    for step in (10, 20, 30):
+        board.scalars(step, {"train/loss": np.float32(step / 4), "train/rate": 0.5})
+    board.text(30, "sample/a", "**text**")
+    board.close()
+    board.close()
+    resumed = log.TensorBoard(tmp_path / "events", resumed=20)  # within the same second
+    resumed.scalars(30, {"train/loss": 1.0})
+    resumed.close()
+    assert len(os.listdir(tmp_path / "events")) == 2
+    assert events(tmp_path / "events") == [
+        ("train/loss", [(10, 2.5), (20, 5.0), (30, 1.0)]),
+        ("train/rate", [(10, 0.5), (20, 0.5)]),
+    ]
+
+
+def test_events_that_are_not_finite_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboardX")
+    board = log.TensorBoard(tmp_path)
+    board.scalars(1, {"loss": math.nan, "norm": math.inf})
+    board.close()
+    assert capfd.readouterr().err == ""
+    ((_, [(_, loss)]), (_, [(_, norm)])) = events(tmp_path)
+    assert math.isnan(loss)
+    assert norm == math.inf
+
+
+def test_without_tensorboardx_it_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    log._say_once.cache_clear()
+    for _ in range(2):
+        board = log.TensorBoard(tmp_path / "events")
+        board.scalars(1, {"loss": 1.0})
+        board.text(1, "a", "b")
+        board.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "pip install 'lmx[train]'" in lines[0]
+    assert not (tmp_path / "events").exists()
+
+
+# --- progress ---
+
+
+def test_plain_lines_are_rare_and_the_last_state_is_told() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with log.Progress(1000, tokens_per_step=64, stream=stream, clock=clock) as progress:
+        for step in range(1, 1001):
+            clock.now += 0.03
+            progress.update(step, loss=4.0 - step / 1000)
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "step 1/1000",
+        "step 335/1000",
+        "step 669/1000",
+        "step 1000/1000",
+    ]
+    assert lines[1] == "step 335/1000  loss 3.6650  2,133 tokens/s  0:20 left"
+    assert lines[-1].endswith("0:00 left")
+    assert "\r" not in stream.getvalue()
+
+
+def test_the_rate_is_recent_and_leaves_pauses_and_the_first_step_out() -> None:
+    clock = Clock()
+    progress = log.Progress(100, 10, tokens_per_step=50, stream=io.StringIO(), clock=clock, window=20.0)
+    clock.now += 300.0  # compiling
+    progress.update(11)
+    assert progress.tokens_per_second is None
+    assert progress.seconds_left is None
+    for step in range(12, 22):
+        clock.now += 1.0
+        progress.update(step)
+    assert progress.tokens_per_second == pytest.approx(50.0)
+    with progress.paused("evaluating"):
+        clock.now += 500.0
+        with progress.paused("saving"):
+            clock.now += 500.0
+    assert "evaluating" not in progress.text()
+    progress.update(22)
+    assert progress.tokens_per_second == pytest.approx(55.0), "the pauses did not count"
+    assert progress.seconds_left == pytest.approx(1010 / 11 * 78), "but they will come again"
+    for step in range(23, 63):  # twice as slow from here on
+        clock.now += 2.0
+        progress.update(step)
+    assert progress.tokens_per_second == pytest.approx(25.0)
+
+
+def test_an_update_within_a_pause_counts_no_time() -> None:
+    clock = Clock()
+    progress = log.Progress(10, tokens_per_step=10, stream=io.StringIO(), clock=clock)
+    progress.update(1)
+    clock.now += 1.0
+    with progress.paused("evaluating"):
+        clock.now += 50.0
+        progress.update(2)
+    assert progress.tokens_per_second == pytest.approx(10.0)
+
+
+def test_a_pause_ends_where_its_block_fails() -> None:
+    progress = log.Progress(10, stream=io.StringIO(), clock=Clock())
+
+    def fail() -> None:
+        with progress.paused("evaluating"):
+            assert "(evaluating)" in progress.text()
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail()
+    assert "(evaluating)" not in progress.text()
+
+
+def test_the_bar_on_a_terminal() -> None:
+    clock, screen = Clock(), Terminal()
+    with log.Progress(200, 100, tokens_per_step=10, stream=screen, clock=clock) as progress:
+        for step in range(101, 151):
+            clock.now += 0.5
+            progress.update(step, loss=1.5)
+        with progress.paused("evaluating"):
+            assert "(evaluating)" in screen.getvalue()
+    last = screen.getvalue().rstrip("\n").split("\r")[-1]
+    assert last.startswith("step 150/200  loss 1.5000  20 tokens/s  0:25 left |")
+    assert last.rstrip().endswith("75%")
+
+
+def test_the_bar_on_a_terminal_that_knows_no_size() -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()  # of 0 columns, as in containers
+    with open(theirs, "w") as screen, log.Progress(2, stream=screen, clock=Clock()) as progress:
+        progress.update(1, loss=1.5)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "step 1/2  loss 1.5000 |" in shown
+
+
+def test_a_bar_of_a_finished_run_tells_nothing_twice() -> None:
+    stream = io.StringIO()
+    log.Progress(10, 10, stream=stream, clock=Clock()).close()
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (-3, "0:00"), (59.6, "1:00"), (83, "1:23"), (3723, "1:02:03")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert log.duration(seconds) == text
