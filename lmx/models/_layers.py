@@ -164,6 +164,20 @@ class Blueprint:
         }
         return tree.unflatten(flat)
 
+    def start_layers(self, key: Array, prefix: str, count: int) -> Params:
+        """Return {"0": leaves, …} of `count` modules, each as `start` gives under `prefix`/0, `prefix`/1, ….
+
+        One draw a path for all layers, so that the time to compile does not grow with their number.
+        """
+        layers: list[dict[str, Array]] = [{} for _ in range(count)]
+        for path, spec in self.shapes.items():
+            names = [rng_.hashed(f"{prefix}/{i}/{path}") for i in range(count)]
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.array(names, jnp.uint32))
+            drawn = jax.vmap(lambda k, p=path, s=spec: self.inits[p](k, s.shape, s.dtype))(keys)
+            for i, leaves in enumerate(layers):
+                leaves[path] = drawn[i]
+        return {str(i): tree.unflatten(leaves) for i, leaves in enumerate(layers)}
+
 
 def dropout(x: Array, rate: float, keys: Array | None, site: int) -> Array:
     """Return x (B, ...) with a share `rate` of its elements zeroed and the rest scaled up.
@@ -290,6 +304,16 @@ def empty_cache(layers: int, batch: int, seats: int, heads: int, width: int) -> 
         "length": jnp.zeros((), jnp.int32),
         "mask": jnp.zeros((batch, seats), bool),
     }
+
+
+def open_cache(cache: Any, batch: Mapping[str, Array], layers: int, heads: int, width: int) -> Params | None:
+    """Return the cache that a forward pass was given, with seats taken for the new tokens; None for none.
+
+    cache: a number of seats for a new one. width: of one head.
+    """
+    if isinstance(cache, int):
+        cache = empty_cache(layers, batch["input_ids"].shape[0], cache, heads, width)
+    return None if cache is None else seat(cache, batch)
 
 
 def seat(cache: Params, batch: Mapping[str, Array]) -> Params:

@@ -210,7 +210,7 @@ def build(config: Config) -> Model:
     final = layers_.Blueprint(lambda: layers_.LayerNorm(config.width, epsilon=config.norm_epsilon))
 
     def init(key: Array) -> Params:
-        blocks = {str(i): block.start(key, f"block/{i}") for i in range(config.layers)}
+        blocks = block.start_layers(key, "block", config.layers)
         return {"embed": embed.start(key, "embed"), "block": blocks, "final": final.start(key, "final")}
 
     def apply(
@@ -222,16 +222,12 @@ def build(config: Config) -> Model:
         taps: Taps | None = None,
         cache: Any = None,
     ) -> Outputs:
-        size, time = batch["input_ids"].shape
+        time = batch["input_ids"].shape[1]
         layers_.check_length(time, cache, config.positions)
         keys = layers_.dropout_keys(rng, batch) if train and rng is not None else None
         tapper = layers_.Tapper(taps, TAPS)
         captured: dict[str, Any] = {}
-        if isinstance(cache, int):
-            cache = layers_.empty_cache(
-                config.layers, size, cache, config.heads, config.width // config.heads
-            )
-        cache = layers_.seat(cache, batch) if cache is not None else None
+        cache = layers_.open_cache(cache, batch, config.layers, config.heads, config.width // config.heads)
         x = embed.bind(params["embed"])(batch["input_ids"], layers_.position_ids(batch, time, cache))
         x = tapper("embed", layers_.dropout(x, config.dropout_embed, keys, 0), 0, captured)
         mask = layers_.visible(batch, time, cache)
