@@ -30,6 +30,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile each program once per run of the suite: tests build the same small models again and again."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # workers share it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 class NetworkError(AssertionError):
     """A test tried to leave this machine. Not an OSError, so that no retry or fallback swallows it."""
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def start() -> None:
-    """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    """Tune the allocator; keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or else in the
+    user's cache folder."""
+    from lmx.core.memory import tune_allocator
+
+    tune_allocator()
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

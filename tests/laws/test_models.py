@@ -82,9 +82,10 @@ def ids(seed: int = 0, time: int = T) -> jax.Array:
 
 def started(model: Model, seed: int = 0) -> Params:
     """Fresh parameters, moved so that biases and scales are not at their round starting values."""
-    params = jax.jit(model.init)(jax.random.key(seed))
+    draw = np.random.default_rng(seed)
     return tree.map_named(
-        lambda path, leaf: leaf + 0.1 * jax.random.normal(jax.random.key(len(path)), leaf.shape), params
+        lambda _, leaf: leaf + draw.normal(0, 0.1, leaf.shape).astype(np.float32),
+        model.init(jax.random.key(seed)),
     )
 
 
@@ -165,7 +166,7 @@ def test_padding_never_moves_a_real_token(name: str, shelf: ModuleType, side: st
     }
     padded = model.apply(params, batch)["hidden"]
     padded = padded[:, 3:] if side == "left" else padded[:, :6]
-    np.testing.assert_allclose(padded, plain, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(padded, plain, atol=1e-5, rtol=0)
 
 
 def test_documents_in_a_row_do_not_see_each_other(name: str, shelf: ModuleType) -> None:
@@ -179,7 +180,7 @@ def test_documents_in_a_row_do_not_see_each_other(name: str, shelf: ModuleType) 
     packed = model.apply(params, batch)["hidden"]
     first = model.apply(params, {"input_ids": tokens[:, :4]})["hidden"]
     second = model.apply(params, {"input_ids": tokens[:, 4:]})["hidden"]
-    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=1e-5, rtol=0)
     # Resetting the positions alone does not isolate them.
     leaky = model.apply(params, {k: v for k, v in batch.items() if k != "segment_ids"})["hidden"]
     assert np.abs(leaky[:, 4:] - packed[:, 4:]).max() > 1e-2
@@ -211,7 +212,7 @@ def test_cached_equals_uncached(name: str, shelf: ModuleType, pad: int) -> None:
     for start, stop in ((4, 5), (5, 8), (8, 9)):
         out = model.apply(params, {"input_ids": tokens[:, start:stop]}, cache=cache)
         pieces, cache = [*pieces, out["hidden"]], out["cache"]
-    np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=1e-5, rtol=0)
 
 
 def test_taps_read_and_write(name: str, shelf: ModuleType) -> None:
@@ -220,7 +221,7 @@ def test_taps_read_and_write(name: str, shelf: ModuleType) -> None:
     plain = model.apply(params, batch)["hidden"]
     read = {tap: (lambda x, layer: (x, x)) for tap in shelf.TAPS}
     out = jax.jit(lambda p, b: model.apply(p, b, taps=read))(params, batch)
-    np.testing.assert_allclose(out["hidden"], plain, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(out["hidden"], plain, atol=1e-5, rtol=0)
     assert set(out["taps"]) == set(shelf.TAPS)
     assert out["taps"]["attn/weights"].shape == (config.layers, B, config.heads, T, T)
     np.testing.assert_allclose(out["taps"]["attn/weights"].sum(-1), 1, atol=1e-6)
@@ -258,7 +259,7 @@ def test_dropout_draws_by_example_and_step(name: str, shelf: ModuleType) -> None
     # The same example at another place of another batch has the same masks.
     moved = {"input_ids": batch["input_ids"][1:2], "example_index": jnp.array([1])}
     alone = model.apply(params, moved, rng=jax.random.key(1), train=True)["hidden"]
-    np.testing.assert_allclose(alone[0], one[1], atol=2e-6, rtol=0)
+    np.testing.assert_allclose(alone[0], one[1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
