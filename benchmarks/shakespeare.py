@@ -1,11 +1,11 @@
-"""Characters of tiny Shakespeare to the end: lmx against transformers' GPT-2 on torch eager, on the same batches.
+"""Characters of tiny Shakespeare to the end: lmx against transformers' GPT-2 on torch eager, same batches.
 
     python benchmarks/shakespeare.py --text ../shared/data/tinyshakespeare/train.txt
 
-Each side trains the shipped config (4 layers, width 128, 4 heads, 12 x 64 characters, 2,000 steps, no dropout) in a
-process of its own, twice, in turn (lmx, torch, torch, lmx), from its own random start, with the same schedule,
-clipping and decay, and is judged on the held-out last tenth. Seconds are those of the training loop, compilation
-included; reading batches counts on both sides. Needs the parity extra (torch).
+Each side trains the shipped config (4 layers, width 128, 4 heads, 12 x 64 characters, 2,000 steps, no
+dropout) in a process of its own, twice, in turn (lmx, torch, torch, lmx), from its own random start, with the
+same schedule, clipping and decay, and is judged on the held-out last tenth. Seconds are those of the training
+loop, compilation included; reading batches counts on both sides. Needs the parity extra (torch).
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ def settings(text: str, workdir: Path) -> dict[str, Any]:
     from lmx.core import config
 
     found = config.load(CONFIG)
-    config.override(found, {"data.path": text, "export": "False", "sample": "0 steps", "log": "100 steps"})
+    quiet = {"export": "False", "sample": "0 steps", "log": "100 steps"}
+    config.override(found, {"data.path": text, **quiet})
     return config.plain(found)
 
 
 def lmx_side(text: str, workdir: Path) -> tuple[float, float]:
-    """`lmx train`, whole; its evaluations and saves are left out of the seconds, as the other side has none."""
+    """`lmx train`, whole, without evaluations and saves, as on the other side."""
     from lmx.commands import _session, prepare, train
     from lmx.commands._platform import start
 

@@ -3,8 +3,8 @@
     python benchmarks/startup.py --repeats 3
 
 The data is prepared by a run that is not timed. Each start then has a fresh workdir: cold with an empty
-compile cache, warm with the cache that a cold start left. The clock starts before the process does and stops when the
-first step reaches metrics.jsonl; the run is then told to stop.
+compile cache, warm with the cache that a cold start left. The clock starts before the process does and stops
+when the first step reaches metrics.jsonl; the run is then told to stop.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def finish(session: Session, made: int, say: Any) -> None:
     page.write(session.workdir)
 
 
-def closing(session: Session, made: int) -> str:
+def closing(session: Session, made: int, again: str) -> str:
     """Return what was made, where, and what to try next."""
     work = session.workdir
     figures = session.kept.facts(made)["figures"]
@@ -103,8 +103,8 @@ def closing(session: Session, made: int) -> str:
             *export,
             f"  {work / 'metrics.jsonl'}, {work / 'samples.jsonl'}, {work / 'events'} (TensorBoard)",
             "next:",
+            f"  {again}   # the same again goes on after a stop; now it says: done already",
             f"  lmx generate --checkpoint {work} --prompt 'The '",
-            f"  lmx evaluate --checkpoint {work}@best",
             "  lmx train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir runs/mine",
         ]
     )

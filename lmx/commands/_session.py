@@ -39,8 +39,9 @@ class Session:
         mesh_.check_batch(config["batch"]["size"], self.mesh)
         task = _wire.task(config)
         self.model = _wire.model(config)
-        self.train_rows = rows.source("train", folder=config["data"]["folder"])
-        self.held_out = rows.source("validation", folder=config["data"]["folder"])
+        self.data = _wire.data_folder(config, workdir)
+        self.train_rows = rows.source("train", folder=self.data)
+        self.held_out = rows.source("validation", folder=self.data)
         self.encode = task.encode
         self._durations()
         self.rate = optim.schedule(
@@ -176,7 +177,7 @@ class Session:
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self.record.progress.paused("sampling"):
-            for prompt, text in _wire.samples(self.model, now.params, self.config, made):
+            for prompt, text in _wire.samples(self.model, now.params, self.config, self.data, made):
                 self.record.sample(made, prompt, text)
 
     def facts(self, made: int, started: float) -> dict[str, Any]:
@@ -197,6 +198,6 @@ class Session:
         return Checkpoint(
             self.state.params,
             self.config,
-            folder=str(Path(self.config["data"]["folder"]) / "tokenizer"),
+            folder=str(self.data / "tokenizer"),
             step=made,
         )

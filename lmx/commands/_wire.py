@@ -89,10 +89,9 @@ def _from_run(folder: Path, which: str) -> Checkpoint:
     )
     params, _, facts = kept.restore(step, wanted)
     kept.close()
-    data = facts["config"].get("data", {}).get("folder")
-    return Checkpoint(
-        params, facts["config"], folder=str(Path(data) / "tokenizer") if data else None, step=step
-    )
+    data = data_folder(facts["config"], folder)
+    config = {**facts["config"], "data": {**facts["config"]["data"], "folder": str(data)}}
+    return Checkpoint(params, config, folder=str(data / "tokenizer"), step=step)
 
 
 def _from_hf(folder: Path) -> Checkpoint:
@@ -117,6 +116,11 @@ def _from_hf(folder: Path) -> Checkpoint:
     return Checkpoint(
         jax.tree.map(jnp.asarray, params), config, folder=str(folder) if tokenizers_.exists(folder) else None
     )
+
+
+def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
+    """Return where the prepared rows of a config lie: a folder of its own, or the run's."""
+    return Path(config["data"]["folder"] or workdir / "data")
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:
@@ -176,11 +180,13 @@ def start(config: Mapping[str, Any], built: Model) -> Any:
     return found.params
 
 
-def samples(built: Model, params: Any, config: Mapping[str, Any], step: int) -> list[tuple[str, str]]:
-    """Return (prompt, continuation) for each of the config's sample prompts."""
+def samples(
+    built: Model, params: Any, config: Mapping[str, Any], data: Path, step: int
+) -> list[tuple[str, str]]:
+    """Return (prompt, continuation) for each prompt of the config; data: the prepared rows' folder."""
     wanted = config["samples"]
     options = {name: wanted[name] for name in ("tokens", "temperature", "top_k")}
-    text = tokenizers_.load(Path(config["data"]["folder"]) / "tokenizer")
+    text = tokenizers_.load(data / "tokenizer")
     key = rng.stream_key(config["seed"], step, "samples")
     prompts = list(wanted["prompts"])
     begin = config["data"]["boundary"]

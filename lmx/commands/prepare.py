@@ -35,14 +35,10 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0
 
 
-def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
-    """Return where the prepared rows of a config lie."""
-    return Path(config["data"]["folder"] or workdir / "data")
-
-
 def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path, dict[str, Any]]:
     """Return (folder, manifest) of the prepared rows, preparing them where they are not there yet."""
     from lmx import tokenizer
+    from lmx.commands import _wire
 
     data, words = config["data"], config["tokenizer"]
     options = {name: words[name] for name in {"bpe": ("size",), "file": ("path",)}.get(words["name"], ())}
@@ -50,7 +46,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path
     def make(texts: Iterable[str]) -> tokenizer.Tokenizer:
         return tokenizer.make(words["name"], texts, **options)
 
-    folder = data_folder(config, workdir)
+    folder = _wire.data_folder(config, workdir)
     manifest = data_prep.prepare(
         _documents(data),
         folder=folder,

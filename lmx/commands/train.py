@@ -39,7 +39,9 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0 if finished else RESUME
 
 
-def train(config: Mapping[str, Any], workdir: Path, *, again: str = "") -> tuple[Checkpoint, bool]:
+def train(
+    config: Mapping[str, Any], workdir: Path, *, again: str = "the same call of lmx.train"
+) -> tuple[Checkpoint, bool]:
     """Return (checkpoint, whether the run came to its end). again: the command that resumes it."""
     from lmx.commands import _platform
     from lmx.core.log import say
@@ -70,10 +72,10 @@ def _train(config: dict[str, Any], workdir: Path, again: str, say: Any) -> tuple
             made = session.run(made, stopping)
             _finish.write_facts(session, made, began)
     if made < session.total:
-        say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again or 'the same call'}")
+        say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
         return session.checkpoint(made), False
     _finish.finish(session, made, say)
-    print(_finish.closing(session, made))
+    print(_finish.closing(session, made, again))
     return session.checkpoint(made), True
 
 
@@ -85,7 +87,9 @@ def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path
             f"the tokenizer has {found} ids, but model.vocab_size={size}; raise it, or set it to None"
         )
     model = {**config["model"], "vocab_size": size or found}
-    return {**config, "model": model, "data": {**config["data"], "folder": str(folder)}}
+    # A folder of one's own is kept by its full path; that of the run is found from the run, wherever it lies.
+    own = str(folder.absolute()) if config["data"]["folder"] else None
+    return {**config, "model": model, "data": {**config["data"], "folder": own}}
 
 
 def _quoted(text: str) -> str:

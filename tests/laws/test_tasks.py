@@ -14,6 +14,7 @@ from lmx.core import plugin
 from lmx.core.types import IGNORED, Model
 from lmx.models import gpt2
 
+pytestmark = pytest.mark.smoke
 NAMES = plugin.names("lmx.tasks")
 CONFIG = gpt2.Config(vocab_size=23, positions=16, width=8, layers=1, heads=2, init_range=0.5)
 B, T, V = 4, 10, 23

@@ -19,6 +19,7 @@ from lmx.core import log, tree
 from .conftest import Train
 
 
+@pytest.mark.smoke
 def test_a_run_leaves_all_it_promises(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {
@@ -52,6 +53,7 @@ def test_bits_per_byte_is_the_cost_of_the_whole_text(finished: Path, rows: Path)
     assert last["bits_per_byte"] == pytest.approx(expected)
 
 
+@pytest.mark.smoke
 def test_evaluate_repeats_the_runs_figure(finished: Path, capsys: Any) -> None:
     last = [r for r in log.read_jsonl(finished / "metrics.jsonl") if r["kind"] == "evaluation"][-1]
     assert main(["evaluate", "--checkpoint", str(finished), "--batch", "16"]) == 0
@@ -61,6 +63,7 @@ def test_evaluate_repeats_the_runs_figure(finished: Path, capsys: Any) -> None:
     assert found["bits_per_byte"] == pytest.approx(last["bits_per_byte"], rel=1e-6)
 
 
+@pytest.mark.smoke
 def test_generate_is_a_function_of_its_seed(finished: Path, capsys: Any) -> None:
     def drawn(seed: str) -> str:
         words = [
@@ -82,6 +85,7 @@ def test_generate_is_a_function_of_its_seed(finished: Path, capsys: Any) -> None
     assert drawn("1").startswith("The ")
 
 
+@pytest.mark.smoke
 def test_export_reads_back_as_the_run(finished: Path, tmp_path: Path) -> None:
     assert main(["export-hf", "--checkpoint", f"{finished}@best", "--output", str(tmp_path / "hf")]) == 0
     one, two = lmx.load(tmp_path / "hf"), lmx.load(f"{finished}@best")
@@ -145,6 +149,13 @@ def test_train_from_python(text: Path, tmp_path: Path) -> None:
     found = lmx.train(fields, tmp_path / "run")
     assert found.step == 2
     assert (tmp_path / "run" / "data" / "manifest.json").is_file()
+    (tmp_path / "run").rename(tmp_path / "moved")  # a run may be moved: its rows and tokenizer go with it
+    moved = lmx.load(tmp_path / "moved")
+    for path, leaf in tree.flatten(found.params).items():
+        np.testing.assert_array_equal(tree.flatten(moved.params)[path], leaf)
+    assert len(lmx.generate(moved, ["A"], tokens=3)) == 1
+    assert main(["evaluate", "--checkpoint", str(tmp_path / "moved")]) == 0
+    found = moved
     lmx.save_hf(found, tmp_path / "hf")
     assert (tmp_path / "hf" / "model.safetensors").is_file()
     with pytest.raises(lmx.UserError, match="exists already"):

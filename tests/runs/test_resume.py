@@ -48,7 +48,10 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     return arrange
 
 
-@pytest.mark.parametrize(("step", "number"), [(1, signal.SIGTERM), (5, signal.SIGINT), (8, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [(1, signal.SIGTERM), pytest.param(5, signal.SIGINT, marks=pytest.mark.smoke), (8, signal.SIGTERM)],
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
     train: Train,
     finished: Path,

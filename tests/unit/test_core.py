@@ -12,6 +12,7 @@ import pytest
 from lmx.core import mesh, plugin, rng, tree
 from lmx.core.errors import UserError, did_you_mean
 
+pytestmark = pytest.mark.smoke
 TREE = {"block": {"0": {"kernel": 1, "bias": 2}, "10": {"kernel": 3}}, "final": 4}
 
 
