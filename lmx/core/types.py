@@ -35,7 +35,8 @@ Params = dict[str, Any]
 
 Outputs = dict[str, Any]
 """What a forward pass gives: `hidden` (B, T, D), `logits` (B, T, V) once a task's head is attached,
-`taps` (name -> captured values, stacked over layers) and `cache` where one was passed in."""
+`taps` (name -> captured values, stacked over layers) and `cache` where one was passed in; `head` where the
+batch has labels (how the logits were made, so that a loss can do without them)."""
 
 Tap = Callable[[Array, Any], Any]
 """`tap(x, layer) -> x` to replace an activation, or `-> (x, captured)` to read it as well."""

@@ -39,8 +39,8 @@ def attach(body: Model, config: Decoder) -> Model:
     """Return the body with `logits` (B, T, V): hidden states times the token embeddings, or an own matrix
     `head/kernel` (D, V) where `tie_embeddings` is off.
 
-    The outputs also name that matrix, as `head`: {"embedding": (V, D)} or {"kernel": (D, V)}, so that the
-    loss can do without the logits. Whoever changes the logits must drop `head`.
+    Where the batch has labels, the outputs also name the `head` and the logits it made, so that `loss` need
+    not make them.
     """
 
     def init(key: Array) -> Params:
@@ -61,8 +61,11 @@ def attach(body: Model, config: Decoder) -> Model:
         cache: Any = None,
     ) -> Outputs:
         outputs = body.apply(params, batch, rng=rng, train=train, taps=taps, cache=cache)
-        head = {"kernel": params["head"]["kernel"]} if "head" in params else params["embed"]["token"]
-        return {**outputs, "logits": project(params, outputs["hidden"]), "head": head}
+        outputs = {**outputs, "logits": project(params, outputs["hidden"])}
+        if "labels" in batch:
+            head = params["head"] if "head" in params else params["embed"]["token"]
+            outputs["head"] = {**head, "of": outputs["logits"]}
+        return outputs
 
     return Model(init=init, apply=apply, trainable=body.trainable, fold=body.fold)
 
@@ -117,13 +120,15 @@ def labels(batch: Batch) -> Array:
 def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     """Cross-entropy in nats, in f32: (its sum over real labels, how many there are, metric sums).
 
-    Where the outputs name their `head`, the loss comes from `hidden`; under jit the logits are never made.
+    Where the outputs name the `head` that made their logits, and nothing has replaced these since, the loss
+    comes from `hidden`, and under jit the logits are never made.
     """
     wanted = labels(batch)
     real = wanted != IGNORED
-    if "head" in outputs:
-        ((name, matrix),) = outputs["head"].items()
-        total = cross_entropy(outputs["hidden"], matrix, wanted, 0 if name == "embedding" else 1)
+    head = outputs.get("head")
+    if head is not None and head["of"] is outputs["logits"]:
+        axis = 0 if "embedding" in head else 1
+        total = cross_entropy(outputs["hidden"], head["embedding" if axis == 0 else "kernel"], wanted, axis)
     else:
         logits = outputs["logits"].astype(np.promote_types(outputs["logits"].dtype, np.float32))
         picked = jnp.take_along_axis(logits, jnp.where(real, wanted, 0)[..., None], axis=-1)[..., 0]
@@ -136,6 +141,7 @@ def objective(model: Model) -> Objective:
     """Return (params, batch, rng) -> (loss sum, count of labels, metric sums); with a key, dropout is on."""
 
     def evaluate(params: Params, batch: Batch, rng: Array | None) -> tuple[Array, Array, Sums]:
+        batch = {**batch, "labels": labels(batch)}
         return loss(model.apply(params, batch, rng=rng, train=rng is not None), batch)
 
     return evaluate

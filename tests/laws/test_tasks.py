@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import ModuleType
 from typing import Any
 
@@ -79,9 +80,24 @@ def test_objective_equals_the_loss_of_the_logits(name: str, task: ModuleType) ->
     model, batch = example(name)
     params = model.init(jax.random.key(0))
     fused = jax.value_and_grad(lambda p: task.objective(model)(p, batch, None)[0])(params)
-    plain = jax.value_and_grad(lambda p: task.loss(model.apply(p, batch), batch)[0])(params)
+    plain = jax.value_and_grad(lambda p: task.loss({"logits": model.apply(p, batch)["logits"]}, batch)[0])(
+        params
+    )
     for one, two in zip(jax.tree.leaves(fused), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(one, two, atol=2e-5 * max(1, float(np.abs(two).max())), rtol=0)
+
+
+def test_the_loss_sees_logits_that_a_wrapper_replaced(name: str, task: ModuleType) -> None:
+    model, batch = example(name)
+
+    def halved(params: Any, batch: Any, **kwargs: Any) -> Any:
+        outputs = model.apply(params, batch, **kwargs)
+        return {**outputs, "logits": outputs["logits"] * 0.5}
+
+    params = model.init(jax.random.key(0))
+    found = task.objective(dataclasses.replace(model, apply=halved))(params, batch, None)[0]
+    wanted = task.loss({"logits": model.apply(params, batch)["logits"] * 0.5}, batch)[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_every_metric_named_exists(task: ModuleType) -> None:
