@@ -29,8 +29,10 @@ def staged(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
-        with open(temporary / _TAG, "w") as tag:
+        unnamed = temporary / f"{_TAG}.new"
+        with open(unnamed, "w") as tag:
             fcntl.flock(tag, fcntl.LOCK_EX)
+            os.replace(unnamed, temporary / _TAG)  # never there without its lock, so no sweep takes it
             out = temporary / "out"
             out.mkdir()
             yield out
@@ -48,16 +50,15 @@ def sweep(folder: Path) -> list[Path]:
     removed = []
     siblings = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
     for sibling in siblings:
-        tag = sibling / _TAG
-        if not sibling.name.startswith(_prefix(folder)) or not tag.is_file():
+        if not sibling.name.startswith(_prefix(folder)):
             continue
-        with open(tag) as held:
-            try:
+        try:
+            with open(sibling / _TAG) as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # another process is at work there
-            shutil.rmtree(sibling, ignore_errors=True)
-            removed.append(sibling)
+                shutil.rmtree(sibling, ignore_errors=True)
+                removed.append(sibling)
+        except OSError:
+            continue  # not ours, gone by now, or another process is at work there
     return removed
 
 

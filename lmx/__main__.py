@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lmx {words[0]}: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        print(f"lmx {words[0]}: interrupted; nothing half written was left", file=sys.stderr)
+        print(f"lmx {words[0]}: interrupted before there was anything to save", file=sys.stderr)
         return INTERRUPTED
 
 

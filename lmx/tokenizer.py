@@ -139,7 +139,8 @@ class Tokenizer:
             at = next(i for i, c in enumerate(text) if c not in self._known)
             raise UserError(
                 f"{text[at]!r} (character {at} of the text) has no id: it is not among "
-                f" the {self.vocab_size} known characters"
+                f"the {self.vocab_size} known characters; use a tokenizer that knows every text "
+                "(tokenizer.name=bpe), or add the character to the training text"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

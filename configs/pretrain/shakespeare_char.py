@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
     c.total = "2000 steps"
     c.evaluate = "250 steps"
     c.samples.prompts = ("\n", "ROMEO:")
+    c.samples.tokens = 56
     return c

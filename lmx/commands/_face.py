@@ -11,6 +11,7 @@ from lmx.commands import _wire
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
 from lmx.core import rng
+from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 
 
@@ -27,7 +28,15 @@ def build(config: Mapping[str, Any]) -> Model:
 
     `vocab_size` must be set. Errors: UserError for an unknown model, task or field.
     """
-    return _wire.model(config_.plain(config))
+    sections = config_.plain(config)
+    for name in ("model", "task"):
+        if not isinstance(sections.get(name), dict) or "name" not in sections[name]:
+            raise UserError(
+                f"the config has no {name}.name; expected sections `model` and `task`, each with a name"
+            )
+    if sections["model"].get("vocab_size") is None and "vocab_size" in sections["model"]:
+        raise UserError("model.vocab_size is not set; expected the number of the tokenizer's ids")
+    return _wire.model(sections)
 
 
 def train(config: Mapping[str, Any] | str, workdir: str | os.PathLike[str]) -> Checkpoint:
@@ -49,6 +58,8 @@ def generate(
     seed: int = 0,
 ) -> list[str]:
     """Return a continuation of each prompt. Errors: UserError where the checkpoint has no tokenizer."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}; expected 0 to 4294967295")
     text = _wire.tokenizer(checkpoint)
     begin = checkpoint.config.get("data", {}).get("boundary", True)
     return _wire.continuations(

@@ -23,6 +23,11 @@ def check(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) 
 
     Errors name the differing keys; fields under `cosmetic` may differ.
     """
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
+    last, best = config["keep"]["last"], config["keep"]["best"]
+    if last < 1 or best < 0:
+        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
     length, positions = config["batch"]["length"], config["model"]["positions"]
     if length > positions:
         raise UserError(
@@ -34,11 +39,13 @@ def check(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) 
         )
     _wire.task(config)
     _wire.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
-    path = workdir / "config.json"
+    path, saved = workdir / "config.json", any((workdir / "checkpoints").glob("[0-9]*"))
     if not path.exists():
-        if (workdir / "checkpoints").is_dir():
+        if saved:
             raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")
         return
+    if not saved:
+        return  # a start that came to nothing binds nobody
     before = {key: value for key, value in _wire.read_json(path).items() if key not in cosmetic}
     now = {key: value for key, value in config.items() if key not in cosmetic}
     differing = [f"{key} ({old!r} there, {new!r} now)" for key, old, new in config_.differences(before, now)]

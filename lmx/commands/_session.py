@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from lmx import optim
 from lmx.commands import _wire
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
+from lmx.core import plugin, tree
+from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Sums
-from lmx.metrics import perplexity
 from lmx.runs import checkpoints, facts
 from lmx.sources import rows
 from lmx.training import evaluate, loop, state, step
 from lmx.training.hooks import Hook
-from lmx.training.record import Recorder
+from lmx.training.record import Recorder, diverged
 
 
 class Session:
@@ -35,6 +36,8 @@ class Session:
         self, config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], say: Any
     ) -> None:
         self.config, self.workdir, self.manifest, self.say = config, workdir, manifest, say
+        if jax.process_count() > 1:
+            raise UserError("training over several processes is not there yet; start one process")
         self.mesh = mesh_.make(**config["mesh"])
         mesh_.check_batch(config["batch"]["size"], self.mesh)
         task = _wire.task(config)
@@ -43,7 +46,13 @@ class Session:
         self.train_rows = rows.source("train", folder=self.data)
         self.held_out = rows.source("validation", folder=self.data)
         self.encode = task.encode
+        self.batches = batches_.Batches(
+            self.train_rows, size=config["batch"]["size"], seed=config["seed"], encode=task.encode
+        )
         self._durations()
+        _wire.check_tokenizer(self.data, manifest)
+        if self.every["sample"]:
+            _wire.check_samples(config, self.data)
         self.rate = optim.schedule(
             config["optim"]["schedule"],
             rate=config["optim"]["rate"],
@@ -59,7 +68,9 @@ class Session:
         self.step = step.build(self.model, objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
         self.evaluate = evaluate.build(objective, mesh=self.mesh)
         split = manifest["splits"]["validation"]
-        self.metric = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1))
+        self.metric = plugin.find("lmx.metrics", task.METRICS[0]).metric(
+            bytes_per_token=split["bytes"] / max(split["labels"], 1)
+        )
         self.kept = checkpoints.Checkpoints(
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]
         )
@@ -67,9 +78,11 @@ class Session:
 
     def _durations(self) -> None:
         size, length = self.config["batch"]["size"], self.config["batch"]["length"]
-        unit = {"tokens_per_step": size * length, "steps_per_epoch": len(self.train_rows) / size}
+        unit = {"tokens_per_step": size * length, "steps_per_epoch": self.batches.steps_per_epoch}
         self.tokens_per_step = size * length
-        self.total = max(1, config_.steps(self.config["total"], field="total", **unit))
+        self.total = config_.steps(self.config["total"], field="total", **unit)
+        if self.total < 1:
+            raise UserError(f"config.total={self.config['total']!r}; expected at least one step")
         self.warmup = config_.steps(
             self.config["optim"]["warmup"], field="optim.warmup", total=self.total, **unit
         )
@@ -92,6 +105,12 @@ class Session:
         made = 0
         if found is not None:
             params, optimizer, known = found
+            if known["data"] != self.manifest["fingerprint"]:
+                raise UserError(
+                    f"the rows in {self.data} are not those that {self.workdir} was trained on: fingerprint "
+                    f"{self.manifest['fingerprint'][:12]}, expected {known['data'][:12]}; "
+                    "name another workdir"
+                )
             made = int(known["step"])
             self.state = state.State(jnp.int32(made), params, optimizer)
         elif self.config["start"] != "scratch":
@@ -108,13 +127,13 @@ class Session:
             self.workdir, start=made, total=self.total, tokens_per_step=self.tokens_per_step
         )
         hooks = (
-            Hook(self.every["log"], self._log, last=True),
+            Hook(self.every["log"], self._log, last=True, gather=True),
             Hook(self.every["evaluate"], self._evaluate),
             Hook(self.every["save"], self._save, last=True),
             Hook(self.every["sample"], self._sample),
         )
-        with self._batches(made) as stream:
-            try:
+        try:
+            with self.batches.iterate(made) as stream:
                 self.state, made = loop.run(
                     self.state,
                     self.step,
@@ -125,25 +144,10 @@ class Session:
                     hooks=hooks,
                     stopping=stopping,
                 )
-            finally:
-                self.record.close()
-        self.kept.wait()
-        return made
-
-    @contextmanager
-    def _batches(self, start: int) -> Iterator[Any]:
-        stream = batches_.Batches(
-            self.train_rows,
-            size=self.config["batch"]["size"],
-            seed=self.config["seed"],
-            encode=self.encode,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ).iterate(start)
-        try:
-            yield stream
         finally:
-            stream.close()
+            self.record.close()
+            self.kept.close()
+        return made
 
     def _log(self, made: int, now: state.State, window: list[Sums]) -> None:
         self.record.train(made, window, float(self.rate(jnp.int32(made - 1))))
@@ -160,7 +164,11 @@ class Session:
         return self.metric.finish(evaluate.over(self.evaluate, params, whole, mesh=self.mesh))
 
     def _save(self, made: int, now: state.State, window: list[Sums]) -> None:
-        if made == self.total and made not in self.validation:
+        norm = float(window[-1]["grad_norm"])
+        if not (math.isfinite(norm) and state.finite(now.params)):
+            raise UserError(diverged(made, f"the gradient norm is {norm}, or parameters are not finite"))
+        planned = made == self.total or made % max(1, self.every["save"]) == 0
+        if planned and made not in self.validation:  # a checkpoint without a figure could not be the best
             self._evaluate(made, now, window)
         figures = self.validation.get(made, {})
         self.kept.save(
@@ -190,7 +198,8 @@ class Session:
             "tokens": made * self.tokens_per_step,
             "seconds": round(time.monotonic() - started, 1),
             "best": None if best is None else {"step": best, "loss": self.kept.facts(best)["loss"]},
-            "data": {"fingerprint": self.manifest["fingerprint"]},
+            "data": {name: self.manifest[name] for name in ("fingerprint", "counts", "splits", "sources")},
+            "decayed": [path for path, on in tree.flatten(optim.decayed(self.state.params)).items() if on],
         }
 
     def checkpoint(self, made: int) -> Checkpoint:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
+from lmx.core import config as config_
 from lmx.core import plugin, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
@@ -20,12 +23,10 @@ from lmx.generation import sample
 from lmx.hf import folder as hf_folder
 from lmx.runs.checkpoints import Checkpoints
 
-TASK_OF_ARCHITECTURE = {"GPT2LMHeadModel": "causal_lm", "GPT2Model": "causal_lm"}
-
 
 def model_config(fields: Mapping[str, Any]) -> Any:
     """Return the model's own Config of the `model` section. Errors: UserError for unknown fields."""
-    shelf = plugin.find("lmx.models", fields["name"])
+    shelf = plugin.find("lmx.models", fields["name"], needs=("Config", "build", "HF"))
     known = [field.name for field in dataclasses.fields(shelf.Config)]
     given = {name: value for name, value in fields.items() if name != "name"}
     for name in given:
@@ -36,14 +37,23 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 def model(config: Mapping[str, Any]) -> Model:
     """Return the model of a config's `model` and `task` sections."""
-    fields = model_config(config["model"])
-    body = plugin.find("lmx.models", config["model"]["name"]).build(fields)
-    return task(config).attach(body, fields)
+    return _model(config_.canonical({"model": config["model"], "task": config["task"]}))
+
+
+@lru_cache(maxsize=16)
+def _model(config: str) -> Model:
+    """Build once per config: the same functions again mean that nothing compiles twice."""
+    sections = json.loads(config)
+    fields = model_config(sections["model"])
+    body = plugin.find("lmx.models", sections["model"]["name"]).build(fields)
+    return task(sections).attach(body, fields)
 
 
 def task(config: Mapping[str, Any]) -> ModuleType:
     """Return the task's module."""
-    return plugin.find("lmx.tasks", config["task"]["name"])
+    return plugin.find(
+        "lmx.tasks", config["task"]["name"], needs=("attach", "encode", "objective", "METRICS", "HF")
+    )
 
 
 def shapes(built: Model) -> dict[str, Any]:
@@ -69,7 +79,11 @@ def checkpoint(reference: str) -> Checkpoint:
 
 
 def _from_run(folder: Path, which: str) -> Checkpoint:
-    kept = Checkpoints(folder / "checkpoints")
+    with closing(Checkpoints(folder / "checkpoints")) as kept:
+        return _read_run(kept, folder, which)
+
+
+def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
     steps = kept.steps()
     if not steps:
         raise UserError(f"{folder}: no checkpoint yet; train it first")
@@ -88,7 +102,6 @@ def _from_run(folder: Path, which: str) -> Checkpoint:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes(model(facts["config"]))
     )
     params, _, facts = kept.restore(step, wanted)
-    kept.close()
     data = data_folder(facts["config"], folder)
     config = {**facts["config"], "data": {**facts["config"]["data"], "folder": str(data)}}
     return Checkpoint(params, config, folder=str(data / "tokenizer"), step=step)
@@ -101,14 +114,13 @@ def _from_hf(folder: Path) -> Checkpoint:
         raise UserError(f"{folder}: model_type={name!r}; lmx reads: {', '.join(plugin.names('lmx.models'))}")
     table = plugin.find("lmx.models", name).HF
     architecture = (stored.get("architectures") or [table.architecture])[0]
-    if architecture not in TASK_OF_ARCHITECTURE:
-        raise UserError(
-            f"{folder}: architecture {architecture!r}; lmx reads: {', '.join(TASK_OF_ARCHITECTURE)}"
-        )
+    tasks = _tasks(name)
+    if architecture not in tasks:
+        raise UserError(f"{folder}: architecture {architecture!r}; lmx reads: {', '.join(tasks)}")
     fields = model_config({"name": name, **hf_folder.own_fields(stored, table)})
     config = {
         "model": {"name": name, **dataclasses.asdict(fields)},
-        "task": {"name": TASK_OF_ARCHITECTURE[architecture]},
+        "task": {"name": tasks[architecture]},
     }
     wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes(model(config))).items()}
     head = task(config).HF[name]
@@ -116,6 +128,15 @@ def _from_hf(folder: Path) -> Checkpoint:
     return Checkpoint(
         jax.tree.map(jnp.asarray, params), config, folder=str(folder) if tokenizers_.exists(folder) else None
     )
+
+
+def _tasks(model_type: str) -> dict[str, str]:
+    """Return {architecture: task} of a model; its bare body is read for its first task."""
+    shelf = {name: plugin.find("lmx.tasks", name) for name in plugin.names("lmx.tasks")}
+    found = {
+        module.HF[model_type].architecture: name for name, module in shelf.items() if model_type in module.HF
+    }
+    return {**found, plugin.find("lmx.models", model_type).HF.architecture: next(iter(found.values()))}
 
 
 def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
@@ -132,7 +153,7 @@ def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:
 
 def export(found: Checkpoint, folder: Path) -> None:
     """Write a checkpoint, wrappers folded, as a Hugging Face folder with its tokenizer, if it has one."""
-    name = found.config["model"]["name"]
+    table = plugin.find("lmx.models", found.config["model"]["name"]).HF
     fields = dataclasses.asdict(model_config(found.config["model"]))
     text = tokenizer(found) if found.folder is not None else None
     end = text.eos_id if text is not None else None
@@ -143,8 +164,8 @@ def export(found: Checkpoint, folder: Path) -> None:
         folder,
         model(found.config).fold(found.params),
         fields,
-        table=plugin.find("lmx.models", name).HF,
-        head=task(found.config).HF[name],
+        table=table,
+        head=task(found.config).HF[table.model_type],
         save_tokenizer=save,
         special={"bos_token_id": end, "eos_token_id": end},
         card=_card(found, fields),
@@ -195,6 +216,39 @@ def samples(
     )
 
 
+def check_tokenizer(data: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise UserError where the tokenizer beside the rows is not the one that made them."""
+    found, wanted = tokenizers_.load(data / "tokenizer").sha256, manifest["tokenizer"]["sha256"]
+    if found != wanted:
+        raise UserError(
+            f"{data / 'tokenizer'}: not the tokenizer that made the rows (sha256 {found[:12]}, expected "
+            f"{wanted[:12]}); delete {data} and run again"
+        )
+
+
+def check_samples(config: Mapping[str, Any], data: Path) -> None:
+    """Raise UserError where a sample prompt cannot be continued, before any time is spent on training."""
+    wanted, positions = config["samples"], config["model"]["positions"]
+    sample.check(wanted["temperature"], wanted["top_k"])
+    text = tokenizers_.load(data / "tokenizer")
+    for prompt, ids in zip(
+        wanted["prompts"], _prompts(text, wanted["prompts"], config["data"]["boundary"]), strict=True
+    ):
+        if not ids:
+            raise UserError(f"samples.prompts: {prompt!r} has no token to go on from; name a longer one")
+        if wanted["tokens"] < 1 or len(ids) + wanted["tokens"] > positions:
+            raise UserError(
+                f"samples.tokens={wanted['tokens']} after the {len(ids)} tokens of {prompt!r} does not fit "
+                f"model.positions={positions}; expected 1 to {positions - len(ids)}"
+            )
+
+
+def _prompts(text: tokenizers_.Tokenizer, prompts: Sequence[str], begin: bool) -> list[list[int]]:
+    """Return the ids of each prompt, after the end symbol, which begins documents, where `begin` is set."""
+    first = [text.eos_id] if begin and text.eos_id is not None else []
+    return [[*first, *text.encode(prompt)] for prompt in prompts]
+
+
 def continuations(
     built: Model,
     params: Any,
@@ -206,7 +260,6 @@ def continuations(
     **options: Any,
 ) -> list[str]:
     """Return the continuation of each prompt. begin: put the end symbol, which begins documents, in front."""
-    first = [text.eos_id] if begin and text.eos_id is not None else []
-    ids = [[*first, *text.encode(prompt)] for prompt in prompts]
+    ids = _prompts(text, prompts, begin)
     new = sample.generate(built, params, ids, key, eos_id=text.eos_id, **options)
     return [text.decode(tokens, skip_special=True) for tokens in new]

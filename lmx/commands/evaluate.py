@@ -1,4 +1,4 @@
-"""Evaluate: loss, perplexity and bits per byte of a checkpoint on held-out rows or on a text of yours."""
+"""Evaluate: loss, perplexity and bits per byte of a checkpoint on prepared rows."""
 
 from __future__ import annotations
 

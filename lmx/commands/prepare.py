@@ -39,6 +39,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path
     """Return (folder, manifest) of the prepared rows, preparing them where they are not there yet."""
     from lmx import tokenizer
     from lmx.commands import _wire
+    from lmx.core import rows
 
     data, words = config["data"], config["tokenizer"]
     options = {name: words[name] for name in {"bpe": ("size",), "file": ("path",)}.get(words["name"], ())}
@@ -46,7 +47,11 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path
     def make(texts: Iterable[str]) -> tokenizer.Tokenizer:
         return tokenizer.make(words["name"], texts, **options)
 
+    _check_fields(data, words)
     folder = _wire.data_folder(config, workdir)
+    if data["path"] and not Path(data["path"]).exists() and (folder / rows.MANIFEST).exists():
+        say(f"{data['path']} is gone; going on with the rows prepared from it in {folder}")
+        return folder, rows.manifest(folder)
     manifest = data_prep.prepare(
         _documents(data),
         folder=folder,
@@ -73,6 +78,18 @@ def _settings(data: Mapping[str, Any], name: str, options: Mapping[str, Any]) ->
         **({"code": data["code"]} if data["name"] == "stdlib" else {"field": data["field"]}),
     }
     return {"data": kind, "tokenizer": {"name": name, **options}}
+
+
+def _check_fields(data: Mapping[str, Any], words: Mapping[str, Any]) -> None:
+    """Refuse fields that the chosen names do not use: whoever set them expects something of them."""
+    if data["name"] == "stdlib" and data["path"]:
+        raise UserError(f"data.path={data['path']!r} is not read by data.name='stdlib'; set data.name=text")
+    if data["name"] == "text" and data["code"]:
+        raise UserError("data.code is for data.name='stdlib' only")
+    if words["name"] != "file" and words["path"]:
+        raise UserError(
+            f"tokenizer.path is not read by tokenizer.name={words['name']!r}; set tokenizer.name=file"
+        )
 
 
 def _documents(data: Mapping[str, Any]) -> data_prep.Corpus:

@@ -44,9 +44,11 @@ def train(
 ) -> tuple[Checkpoint, bool]:
     """Return (checkpoint, whether the run came to its end). again: the command that resumes it."""
     from lmx.commands import _platform
+    from lmx.core import config as config_
     from lmx.core.log import say
     from lmx.runs import lock
 
+    config_.check(config)
     _platform.start()
     with lock.hold(workdir):
         return _train(dict(config), workdir, again, say)
@@ -67,6 +69,8 @@ def _train(config: dict[str, Any], workdir: Path, again: str, say: Any) -> tuple
         _finish.write_config(config, workdir)
         if made >= session.total:
             say(f"{workdir}: done already, {made} steps; nothing to train")
+            if not (workdir / "run.json").exists():
+                _finish.write_facts(session, made, began)
         else:
             say(_finish.opening(session, made))
             made = session.run(made, stopping)

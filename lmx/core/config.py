@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,33 @@ def names() -> list[str]:
     root = shelf()
     found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.py"))
     return sorted(name for name in found if not name.startswith("_") and name != "base")
+
+
+NULLABLE = ("optim.clip", "samples.top_k")
+"""Fields that hold a number and may be None: switched off."""
+
+FREE = ("model", "optim")
+"""Sections whose fields belong to the file that they name, which checks them itself."""
+
+
+def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError unless a plain config has the keys of the shipped base, no more and no fewer."""
+    wanted = plain(_run(shelf() / "base.py")) if base is None else base
+    for key in config:
+        if key not in wanted:
+            known = sorted(wanted)
+            hint = did_you_mean(key, known)
+            raise UserError(f"unknown config key {prefix + key!r}{hint}; there is: {', '.join(known)}")
+    for key, value in wanted.items():
+        if key not in config:
+            raise UserError(f"the config has no {prefix + key!r}; begin it with inherit('base')")
+        if isinstance(value, dict):
+            if not isinstance(config[key], Mapping):
+                raise UserError(
+                    f"config.{prefix}{key}={config[key]!r}; expected keys: {', '.join(sorted(value))}"
+                )
+            if key not in FREE:
+                check(config[key], f"{prefix}{key}.", value)
 
 
 def load(reference: str) -> ConfigDict:
@@ -68,7 +96,11 @@ def _run(path: Path) -> ConfigDict:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path}: no get_config() in it; a config file defines get_config() -> ConfigDict")
-    config = module.get_config()
+    try:
+        config = module.get_config()
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: get_config() failed: {type(error).__name__}: {line}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() gave a {type(config).__name__}, expected a ConfigDict")
     config.lock()
@@ -140,8 +172,12 @@ def _parse(text: str, present: Any, path: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if present is None or value is None:
+    if present is None:
         return value
+    if value is None:
+        if path in NULLABLE:
+            return None
+        raise UserError(f"config.{path}={text!r}: expected a {type(present).__name__}, like {present!r}")
     if isinstance(present, bool) or isinstance(value, bool):
         fits = isinstance(present, bool) and isinstance(value, bool)
     elif isinstance(present, float):
@@ -177,14 +213,17 @@ def steps(
     15
     """
     match = _DURATION.fullmatch(str(duration).lower())
-    amount, unit = (float(match[1]), match[2]) if match else (0.0, "?")
-    per_unit: dict[str, float] = {"": 1, "step": 1, "epoch": steps_per_epoch, "token": 1 / tokens_per_step}
-    unit = unit.removesuffix("s")
+    try:
+        amount, unit = (float(match[1]), match[2]) if match else (math.inf, "")
+    except ValueError:
+        amount, unit = math.inf, ""
+    per_unit = {"": 1.0, "epoch": steps_per_epoch, "token": 1 / tokens_per_step}
+    per_unit |= {"step": 1.0, "steps": 1.0, "epochs": per_unit["epoch"], "tokens": per_unit["token"]}
     if unit == "%" and total is not None:
         exact = amount / 100 * total
-    elif unit in per_unit:
-        exact = amount * per_unit[unit]
     else:
+        exact = amount * per_unit.get(unit, math.inf)
+    if not exact < 2**53:
         raise UserError(
             f"config.{field}={duration!r}: expected a duration such as '500 steps', '3 epochs', "
             + ("'2e9 tokens'" if total is None else "'2e9 tokens' or '6%'")

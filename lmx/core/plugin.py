@@ -17,16 +17,22 @@ def names(shelf: str) -> list[str]:
     )
 
 
-def find(shelf: str, name: str) -> ModuleType:
+def find(shelf: str, name: str, needs: tuple[str, ...] = ()) -> ModuleType:
     """Return the module `name` of the shelf, or the user's own module where the name is dotted.
+
+    needs: what such a module of the user's must define.
 
     Raises UserError for an unknown name, naming the nearest one, and for a module that cannot be found.
     """
-    if "." in name:
+    if "." in name.strip("."):
         try:
-            return importlib.import_module(name)
+            found = importlib.import_module(name.strip("."))
         except ModuleNotFoundError as error:
             raise UserError(f"{name!r}: no module {error.name!r}; is its folder on PYTHONPATH?") from error
+        missing = [need for need in needs if not hasattr(found, need)]
+        if missing:
+            raise UserError(f"{name!r} does not define {', '.join(missing)}; a file of {shelf} must")
+        return found
     known = names(shelf)
     if name not in known:
         kind = shelf.rsplit(".", 1)[-1]

@@ -20,6 +20,27 @@ VERSION = 1
 
 MANIFEST = "manifest.json"
 
+_SHARD = {"name": str, "rows": int, "bytes": int, "sha256": str}
+_SPLIT = {**dict.fromkeys(("documents", "bytes", "tokens", "labels", "rows"), int), "shards": [_SHARD]}
+_SHAPE = {
+    "settings": {"length": int},
+    "sources": [{"path": str, "bytes": int, "sha256": str}],
+    "counts": {},
+    "splits": {"train": _SPLIT, "validation": _SPLIT},
+    "tokenizer": {"sha256": str, "vocab_size": int},
+    "fingerprint": str,
+}
+"""What is used of a manifest: an object's keys (it may have more), a list's one element, str or int."""
+
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "an integer",
+    float: "a fraction",
+    bool: "a boolean",
+}
+
 _HEAD = struct.Struct("<BBHI")  # version, bytes of a token, segments, tokens
 _TOKEN: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
@@ -86,7 +107,8 @@ def file_sha256(path: str | Path) -> str:
 def manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a prepared folder.
 
-    Raises UserError, in one line, where it is missing, broken, or of another version.
+    Raises UserError, in one line, where it is missing, broken, or of another version; a field that is missing
+    or of the wrong type is named.
     """
     path = Path(folder) / MANIFEST
     again = f"delete {folder} and prepare the data again"
@@ -100,13 +122,32 @@ def manifest(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the manifest is broken ({_line(error)}); {again}") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        version = found.get("version") if isinstance(found, dict) else None
+    version = found.get("version") if isinstance(found, dict) else None
+    if type(version) is not int or version != VERSION:
         raise UserError(f"{path}: manifest version {version!r}, this lmx reads {VERSION}; {again}")
-    lacking = sorted({"settings", "sources", "splits", "tokenizer", "fingerprint"} - found.keys())
-    if lacking:
-        raise UserError(f"{path}: the manifest is broken (no {', '.join(lacking)}); {again}")
+    wrong = _misshapen(found, _SHAPE)
+    wrong = wrong or _misshapen(found["splits"], dict.fromkeys(found["splits"], _SPLIT), "splits")
+    if wrong is not None:
+        raise UserError(f"{path}: the manifest is broken ({wrong}); {again}")
     return found
+
+
+def _misshapen(value: Any, shape: Any, field: str = "") -> str | None:
+    """Return which field of a JSON value is missing or of another type than `shape` says, or None."""
+    plain = shape in (str, int)
+    kind = shape if plain else type(shape)
+    if type(value) is not kind:  # a bool is an int, too
+        return f"{field}: expected {_KINDS[kind]}, found {_KINDS.get(type(value), 'null')}"
+    if plain:
+        return f"{field}: expected at least 0, found {value}" if kind is int and value < 0 else None
+    if isinstance(shape, list):
+        parts = ((item, shape[0], f"{field}[{index}]") for index, item in enumerate(value))
+        return next(filter(None, (_misshapen(*part) for part in parts)), None)
+    dot = f"{field}." if field else ""
+    lacking = sorted(shape.keys() - value.keys())
+    if lacking:
+        return f"no {', '.join(dot + key for key in lacking)}"
+    return next(filter(None, (_misshapen(value[key], of, dot + key) for key, of in shape.items())), None)
 
 
 def _line(error: BaseException) -> str:

@@ -32,11 +32,16 @@ def generate(
     temperature: divides the logits; 0 takes the likeliest token. top_k: draw among the k likeliest only.
     Errors: UserError for a negative or infinite temperature, and for top_k below 1.
     """
+    check(temperature, top_k)
+    return decode(model, params, prompts, rng, chooser(temperature, top_k), tokens=tokens, eos_id=eos_id)
+
+
+def check(temperature: float, top_k: int | None) -> None:
+    """Raise UserError for a negative or infinite temperature, and for top_k below 1."""
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature={temperature}; expected 0 (greedy) or more")
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k={top_k}; expected at least 1, or none")
-    return decode(model, params, prompts, rng, chooser(temperature, top_k), tokens=tokens, eos_id=eos_id)
 
 
 @lru_cache(maxsize=64)

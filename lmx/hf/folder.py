@@ -34,13 +34,36 @@ def write(
     """Write config.json, generation_config.json, model.safetensors, the tokenizer's files and a README.md.
 
     fields: the model's config, all fields. special: ids such as `eos_token_id`. The folder appears whole by a
-    rename, or not at all. Errors: UserError where it exists already.
+    rename, or not at all. Errors: UserError where it exists already or cannot be written.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists already; name another folder, or remove it first")
+    config, ids = _configs(fields, table, head, special)
     work = folder.with_name(folder.name + TEMPORARY)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    try:
+        if folder.exists():
+            raise UserError(f"{folder} exists already; name another folder, or remove it first")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        _json(work / "config.json", config)
+        _json(work / "generation_config.json", ids)
+        tensors = convert.to_tensors(params, table, head, int(fields["layers"]))
+        save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+        if save_tokenizer is not None:
+            save_tokenizer(work)
+        (work / "README.md").write_text(card, encoding="utf-8")
+        _to_disk(work)
+        os.replace(work, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    except SafetensorError as error:  # a full disk, for one
+        raise UserError(f"{folder}: cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _configs(
+    fields: Mapping[str, Any], table: Table, head: HeadTable, special: Mapping[str, int | None] | None
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return what config.json and generation_config.json hold."""
     theirs = {hf: fields[own] for own, hf in table.fields}
     ids = dict(special or {})
     config = {
@@ -50,14 +73,7 @@ def write(
         **ids,
         "dtype": "float32",
     }
-    _json(work / "config.json", config)
-    _json(work / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
-    tensors = convert.to_tensors(params, table, head, int(fields["layers"]))
-    save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
-    if save_tokenizer is not None:
-        save_tokenizer(work)
-    (work / "README.md").write_text(card, encoding="utf-8")
-    os.replace(work, folder)
+    return config, {name: value for name, value in ids.items() if value is not None}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -124,6 +140,14 @@ def _untie(
                 raise UserError(
                     f"{entry.tensor} is tied to {first} by the config, but the stored tensors differ"
                 )
+
+
+def _to_disk(folder: Path) -> None:
+    """Wait until every file has reached the disk, so that a rename never outlives what it names."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _json(path: Path, value: Any) -> None:

@@ -57,10 +57,15 @@ class Config:
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise UserError(f"model.{name}={size!r}; expected a whole number of at least 1")
+        if self.mlp_width is not None and (not isinstance(self.mlp_width, int) or self.mlp_width < 1):
+            raise UserError(f"model.mlp_width={self.mlp_width!r}; expected None (4 x width) or at least 1")
+        for name in ("norm_epsilon", "init_range"):
+            if not isinstance(getattr(self, name), (int, float)) or not getattr(self, name) > 0:
+                raise UserError(f"model.{name}={getattr(self, name)!r}; expected a number above 0")
         if self.width % self.heads:
             raise UserError(f"model.width={self.width} does not divide into model.heads={self.heads} heads")
         for name in ("dropout_embed", "dropout_attention", "dropout_residual"):
-            if not 0 <= getattr(self, name) < 1:
+            if not isinstance(getattr(self, name), (int, float)) or not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a probability below 1")
         layers_.activation(self.activation)
 

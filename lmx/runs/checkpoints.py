@@ -37,6 +37,7 @@ class Checkpoints:
         self.keep_last, self.keep_best = max(1, keep_last), keep_best
         self._losses: dict[int, float | None] = {}
         self._manager: ocp.CheckpointManager | None = None
+        self._saved = False  # whether this object has saved: who only reads, deletes and writes nothing
 
     @property
     def manager(self) -> ocp.CheckpointManager:
@@ -72,9 +73,11 @@ class Checkpoints:
         )
         try:
             self.manager.save(step, args=items, force=True)
-        except OSError as error:
-            raise UserError(f"checkpoint {self.folder / str(step)} could not be written: {error}") from error
+        except (OSError, ValueError) as error:
+            where = self.folder / str(step)
+            raise UserError(f"checkpoint {where} could not be written: {_line(error)}") from error
         self._losses[step] = facts.get("loss")
+        self._saved = True
 
     def wait(self) -> None:
         """Wait for the save in flight, then drop what is neither among the last nor among the best."""
@@ -84,9 +87,10 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise UserError(f"a checkpoint in {self.folder} could not be written: {error}") from error
-        if jax.process_index() == 0:
-            for step in self.steps():
-                self._list_files(self.folder / str(step))
+        if not self._saved:
+            return
+        for step in self.steps():
+            self._list_files(self.folder / str(step))
         for step in self.surplus():
             self._manager.delete(step)
             self._losses.pop(step, None)
@@ -180,18 +184,33 @@ class Checkpoints:
     def restore_newest(
         self, params: Any, optimizer: Any, *, say: Say
     ) -> tuple[Any, Any, dict[str, Any]] | None:
-        """Return the newest checkpoint that verifies, saying which ones do not; None where there is none."""
+        """Return the newest checkpoint that verifies; None where there is none.
+
+        Those that do not are named and set aside as `STEP.damaged`, so that the run can save their steps
+        again. Only for the run's own process, which holds its lock.
+        """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 return self.restore(step, params, optimizer)
             except UserError as error:
-                say(f"skipped: {error}")
+                say(f"skipped: {error}; set aside as {self._set_aside(step).name}")
         if steps:
             raise UserError(
                 f"none of the {len(steps)} checkpoints in {self.folder} can be read; see the lines above"
             )
         return None
+
+    def _set_aside(self, step: int) -> Path:
+        """Rename a step's folder and forget what Orbax remembers of it."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+        self._losses.pop(step, None)
+        taken = sum(1 for _ in self.folder.glob(f"{step}.damaged*"))
+        aside = self.folder / f"{step}.damaged{taken or ''}"
+        (self.folder / str(step)).rename(aside)
+        return aside
 
     def close(self) -> None:
         """Finish the save in flight and free the manager's threads."""

@@ -42,8 +42,12 @@ def damaged(folder: Path) -> str | None:
         return None
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except OSError as error:
+        return f"{FILES} cannot be read ({error.strerror})"
+    except (ValueError, RecursionError):
         return f"{FILES} is not JSON"
+    if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
+        return f"{FILES} is damaged (no object of strings)"
     found = of_files(folder)
     for name, digest in listed.items():
         if name not in found:

@@ -9,16 +9,21 @@ from lmx.core.types import Sums
 from lmx.training.state import State
 
 Action = Callable[[int, State, list[Sums]], None]
-"""(steps made, state, the sums of each step since the last call); the state may be read, not kept."""
+"""(steps made, state, sums) -> None; the state may be read, not kept. The sums are those of the last step,
+or, where the hook gathers, of each step since its last call."""
 
 
 @dataclass
 class Hook:
-    """An action every `interval` steps, and, where `last` is set, after the last step made; 0 is never."""
+    """An action every `interval` steps, and, where `last` is set, after the last step made; 0 is never.
+
+    gather: keep the sums of all steps in between for it.
+    """
 
     interval: int
     action: Action
     last: bool = False
+    gather: bool = False
 
     def due(self, step: int, ends: bool) -> bool:
         """Tell whether the hook runs after this step; `ends` says that no step follows."""

@@ -28,14 +28,21 @@ def watch(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         asked.append(number)
-        notice(
-            f"{signal.Signals(number).name}: stopping after this step and saving; once more to quit at once"
-        )
+
+    told: list[int] = []
+
+    def stopping() -> bool:
+        # Said here and not in the handler, which may interrupt another write to the same stream.
+        if asked and not told:
+            told.append(asked[0])
+            name = signal.Signals(asked[0]).name
+            notice(f"{name}: stopping after this step and saving; once more to quit at once")
+        return bool(asked)
 
     for number in SIGNALS:
         signal.signal(number, handle)
     try:
-        yield lambda: bool(asked)
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

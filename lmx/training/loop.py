@@ -39,7 +39,7 @@ def run(
         made += 1
         ends = made == total or stopping()
         for hook, seen in zip(hooks, pending, strict=True):
-            seen.append(sums)
+            seen[len(seen) if hook.gather else 0 :] = [sums]
             if hook.due(made, ends):
                 hook.action(made, state, seen.copy())
                 seen.clear()

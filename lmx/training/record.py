@@ -14,6 +14,14 @@ from lmx.core.errors import UserError
 from lmx.core.types import Sums
 
 
+def diverged(step: int, what: str) -> str:
+    """Return what to say of a run whose numbers are no longer finite."""
+    return (
+        f"training has diverged at step {step}: {what}; nothing of it was saved; start another run from a "
+        "checkpoint before it: --config.start=RUN@STEP --workdir OTHER, with a lower optim.rate"
+    )
+
+
 class Recorder:
     """The record of one run.
 
@@ -29,23 +37,19 @@ class Recorder:
         self.events = log.TensorBoard(workdir / "events", resumed=start or None)
         self.progress = log.Progress(total, start, tokens_per_step)
         self.tokens_per_step = tokens_per_step
-        self.last: dict[str, float] = {}
         before = log.read_jsonl(workdir / "metrics.jsonl") if start else []
         self._began = time.monotonic() - (float(before[-1]["seconds"]) if before else 0.0)
 
     def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
         """Write the mean loss over the steps since the last record, their gradient norm and speed.
 
-        Errors: UserError where the loss or the gradient is not finite; nothing of it is saved.
+        Errors: UserError where the loss or the gradient is not finite.
         """
         values = jax.device_get(list(window))
         loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["tokens"]) for v in values), 1.0)
         norm = float(values[-1]["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"the loss is {loss}, the gradient norm {norm} at step {step}: training has diverged; "
-                "lower optim.rate or lengthen optim.warmup, and start again from the last checkpoint"
-            )
+            raise UserError(diverged(step, f"the loss is {loss}, the gradient norm {norm}"))
         self.progress.update(step, loss)
         record = {"loss": loss, "rate": rate, "grad_norm": norm}
         speed = self.progress.tokens_per_second
@@ -56,7 +60,6 @@ class Recorder:
             {"kind": "train", "step": step, **record, "tokens": tokens, "seconds": self.seconds()}
         )
         self.events.scalars(step, {f"train/{name}": value for name, value in record.items()})
-        self.last |= {"train_loss": loss, "tokens_per_second": speed or 0.0}
 
     def evaluation(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         """Write the figures of one evaluation."""

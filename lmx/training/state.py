@@ -22,6 +22,12 @@ class State(NamedTuple):
     optimizer: Any
 
 
+@jax.jit
+def finite(tree: Any) -> Array:
+    """Tell whether every number of a tree of floats is finite."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def start(
     model: Model,
     optimizer: optax.GradientTransformation,

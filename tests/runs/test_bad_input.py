@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import lmx
 from lmx.__main__ import main
 from lmx.runs import lock
 
@@ -54,6 +55,23 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"data.path": "None"}, ["data.path is not set"]),
         ({"start": "nowhere"}, ["nowhere: no such folder"]),
         ({"tokenizer.name": "bqe"}, ["did you mean 'bpe'"]),
+        ({"tokenizer.path": "x"}, ["tokenizer.path is not read by tokenizer.name='bpe'"]),
+        ({"data.name": "stdlib"}, ["is not read by data.name='stdlib'"]),
+        ({"data.code": "True"}, ["data.code is for data.name='stdlib' only"]),
+        ({"total": "0"}, ["at least one step"]),
+        ({"total": "1.2.3 steps"}, ["config.total='1.2.3 steps'"]),
+        ({"total": "1e400 steps"}, ["config.total='1e400 steps'"]),
+        ({"save": "5 s"}, ["config.save='5 s'"]),
+        ({"batch.size": "None"}, ["config.batch.size='None'", "expected a int"]),
+        ({"batch.size": "4096"}, ["too little text for one batch"]),
+        ({"seed": "-1"}, ["seed=-1"]),
+        ({"model.mlp_width": "abc"}, ["model.mlp_width='abc'"]),
+        ({"model.mlp_width": "0"}, ["model.mlp_width=0"]),
+        ({"keep.best": "-1"}, ["keep.best=-1"]),
+        ({"task.name": "json.decoder"}, ["'json.decoder' does not define attach"]),
+        ({"task.name": ".x"}, ["no '.x' in tasks"]),
+        ({"sample": "2 steps", "samples.tokens": "40"}, ["samples.tokens=40", "model.positions=32"]),
+        ({"sample": "2 steps", "samples.temperature": "-1.0"}, ["temperature=-1"]),
     ],
 )
 def test_bad_values(
@@ -65,6 +83,32 @@ def test_bad_values(
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert not (tmp_path / "run" / "config.json").exists()
     assert not (tmp_path / "data").exists()
+
+
+def test_a_refused_start_binds_nobody(train: Train, tmp_path: Path, capsys: Any) -> None:
+    refused(capsys, train(tmp_path / "run", **{"batch.size": "4096"}), "too little text")
+    assert train(tmp_path / "run", total="1 steps") == 0
+
+
+def test_keys_that_no_base_has(tmp_path: Path, capsys: Any) -> None:
+    """A config file may set anything; what nothing reads is refused before the folder is made."""
+    head = "from lmx.core.config import inherit\n\n\ndef get_config():\n    c = inherit('base')\n    "
+    for line, parts in (
+        ("c.evalute = '1 steps'", ["'evalute'", "did you mean 'evaluate'"]),
+        ("c.batch.acumulate = 4", ["'batch.acumulate'"]),
+        ("c.data.holdotu = 0.2", ["did you mean 'holdout'"]),
+        ("c.optm.rate = 1", ["get_config() failed", "optm"]),
+        ("del c.batch", ["the config has no 'batch'"]),
+    ):
+        path = tmp_path / "mine.py"
+        path.write_text(f"{head}{line}\n    return c\n")
+        refused(capsys, main(["train", "--config", str(path), "--workdir", str(tmp_path / "w")]), *parts)
+        assert not (tmp_path / "w").exists()
+    for fields in ({"seed": 1}, {"model": {"name": "gpt2"}}):
+        with pytest.raises(lmx.UserError, match="config has no"):
+            lmx.train(fields, tmp_path / "w")
+        with pytest.raises(lmx.UserError, match="config has no"):
+            lmx.build(fields)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +203,7 @@ def test_corrupt_shard_and_manifest(text: Path, rows: Path, tmp_path: Path, caps
 
 
 def test_foreign_folder_with_checkpoints(train: Train, tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
     refused(capsys, train(tmp_path / "run"), "without a config.json")
 
 
@@ -180,8 +224,11 @@ def test_references_to_checkpoints(finished: Path, capsys: Any) -> None:
     refused(capsys, main(["evaluate", "--checkpoint", str(finished / "export")]), "--data FOLDER")
 
 
-def test_divergence_stops_before_anything_of_it_is_saved(train: Train, tmp_path: Path, capsys: Any) -> None:
-    wild = {"optim.rate": "1e20", "optim.warmup": "0 steps", "optim.clip": "1e30"}
-    refused(capsys, train(tmp_path / "run", **wild), "diverged", "optim.rate")
+@pytest.mark.parametrize("more", [{}, {"log": "100 steps"}, {"log": "100 steps", "evaluate": "0 steps"}])
+def test_divergence_stops_before_anything_of_it_is_saved(
+    train: Train, tmp_path: Path, capsys: Any, more: dict[str, str]
+) -> None:
+    wild = {"optim.rate": "1e20", "optim.warmup": "0 steps", "optim.clip": "1e30", **more}
+    refused(capsys, train(tmp_path / "run", **wild), "diverged", "--config.start=RUN@STEP")
     found = (tmp_path / "run" / "checkpoints").glob("*")
     assert not list(found)

@@ -116,6 +116,56 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     assert steps == sorted(set(steps)), "a step is recorded twice"
 
 
+def test_a_damaged_checkpoint_whose_step_comes_again(
+    train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
+) -> None:
+    """Steps 4 and 8 are there, 8 is damaged, and 8 will be saved again on the way to 12."""
+    signal_at(9, signal.SIGTERM)
+    assert train(tmp_path / "run", **{"keep.last": "3"}) == 75
+    saved = tmp_path / "run" / "checkpoints"
+    shutil.rmtree(saved / "9")
+    data = max(
+        (p for p in (saved / "8" / "params").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+    data.write_bytes(data.read_bytes()[:-1])
+    capsys.readouterr()
+    assert train(tmp_path / "run", **{"keep.last": "3"}) == 0
+    said = capsys.readouterr().err
+    assert "set aside as 8.damaged" in said
+    assert "resuming at step 4 of 12" in said
+    assert digest(tmp_path / "run") == digest(finished)
+
+
+def test_other_data_is_refused(train: Train, tmp_path: Path, signal_at: Any, capsys: Any) -> None:
+    (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 900)
+    own = {"data.path": str(tmp_path / "a.txt"), "data.folder": str(tmp_path / "data"), "total": "4 steps"}
+    signal_at(2, signal.SIGTERM)
+    assert train(tmp_path / "run", **own) == 75
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "a.txt").write_text("The quick brown cat jumps over the lazy dog. " * 900)
+    capsys.readouterr()
+    assert train(tmp_path / "run", **own) == 2
+    assert "are not those that" in capsys.readouterr().err
+
+
+def test_going_on_without_the_text(train: Train, tmp_path: Path, signal_at: Any, capsys: Any) -> None:
+    (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 900)
+    own = {"data.path": str(tmp_path / "a.txt"), "data.folder": str(tmp_path / "data"), "total": "4 steps"}
+    signal_at(2, signal.SIGTERM)
+    assert train(tmp_path / "run", **own) == 75
+    (tmp_path / "a.txt").unlink()
+    assert train(tmp_path / "run", **own) == 0
+    assert "is gone; going on with the rows" in capsys.readouterr().err
+
+
+def test_run_json_is_made_again(train: Train, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "export")
+    assert train(tmp_path / "run", export="True", sample="6 steps") == 0
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
 def test_an_empty_folder_is_no_checkpoint(train: Train, finished: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "13").mkdir()

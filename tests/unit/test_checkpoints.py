@@ -85,8 +85,26 @@ def test_values_are_verified_without_a_list_of_files(tmp_path: Path) -> None:
     found = kept.restore_newest(abstract(PARAMS), abstract(MOMENTS), say=said.append)
     assert found is not None
     assert found[2]["step"] == 4
-    assert said == [f"skipped: checkpoint {tmp_path / '5'}: params are damaged (digest differs)"]
+    assert said == [
+        f"skipped: checkpoint {tmp_path / '5'}: params are damaged (digest differs); set aside as 5.damaged"
+    ]
+    assert kept.steps() == [4]
+    kept.save(5, PARAMS, MOMENTS, facts={"loss": 0.3})  # its step can be saved again
+    kept.wait()
+    assert kept.steps() == [4, 5]
     kept.close()
+
+
+def test_reading_neither_deletes_nor_writes(tmp_path: Path) -> None:
+    kept = filled(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0, 4: 4.0}, keep_last=4, keep_best=4)
+    kept.close()
+    (tmp_path / "3" / digests.FILES).unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    reader = Checkpoints(tmp_path, keep_last=1, keep_best=0)
+    reader.restore(2, abstract(PARAMS))
+    assert reader.best() == 2
+    reader.close()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_readable_is_an_error_and_nothing_at_all_is_none(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import lmx
@@ -172,7 +175,51 @@ def test_a_kill_while_writing_leaves_no_folder(
     monkeypatch.setattr(hf, "save_file", dying)
     with pytest.raises(KeyboardInterrupt):
         lmx.save_hf(checkpoint, tmp_path / "hf")
-    assert not (tmp_path / "hf").exists()
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     lmx.save_hf(checkpoint, tmp_path / "hf")
     assert {path.name for path in tmp_path.iterdir()} == {"hf"}
+
+
+def test_files_reach_the_disk_before_the_rename(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: Any
+) -> None:
+    synced: set[int] = set()
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def replacing(source: Path, target: Path) -> None:
+        assert {path.stat().st_ino for path in Path(source).iterdir()} <= synced
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    lmx.save_hf(checkpoint, tmp_path / "hf")
+    assert (tmp_path / "hf" / "model.safetensors").stat().st_ino in synced
+
+
+def test_places_that_cannot_be_written(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: Any) -> None:
+    from lmx.hf import folder as hf
+
+    def refused(folder: Path, reason: str) -> None:
+        with pytest.raises(lmx.UserError) as error:
+            lmx.save_hf(checkpoint, folder)
+        assert str(error.value) == f"{folder}: cannot be written ({reason})"
+
+    refused(Path("/proc/x"), "No such file or directory")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file" / "hf", "Not a directory")
+    for error, reason in (
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (SafetensorError("I/O error: no space"), "I/O error: no space"),
+    ):
+
+        def full(*args: Any, error: Exception = error, **kwargs: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(hf, "save_file", full)
+        refused(tmp_path / "hf", reason)
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}

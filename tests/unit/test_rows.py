@@ -1,10 +1,13 @@
 """Rows: the codec, the reader, and damaged folders."""
 
+import fcntl
 import json
 import pickle
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import Document, prepare
+from data_prep.manifest import earlier
+from data_prep.staging import staged, sweep
 from lmx import tokenizer
 from lmx.core.errors import UserError
 from lmx.core.rows import canonical, decode_row, encode_row, manifest
@@ -152,12 +157,67 @@ def test_a_shard_that_is_no_array_record(copy: Path) -> None:
         ("{", "manifest is broken"),
         ("[]", "manifest version None"),
         ('{"version": 99}', "manifest version 99"),
-        ('{"version": 1}', "no fingerprint, settings"),
+        ('{"version": 1}', "no counts, fingerprint, settings"),
     ],
 )
 def test_broken_manifest(copy: Path, content: str, match: str) -> None:
     (copy / "manifest.json").write_text(content)
     assert "delete" in refused(copy, match)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "reason"),
+    [
+        ("version", True, "manifest version True"),
+        ("settings", [], "settings: expected an object, found a list"),
+        ("settings", {}, "no settings.length"),
+        ("settings.length", 16.0, "settings.length: expected an integer, found a fraction"),
+        ("settings.length", -2, "settings.length: expected at least 0, found -2"),
+        ("sources", {}, "sources: expected a list, found an object"),
+        ("sources", [1], "sources[0]: expected an object, found an integer"),
+        ("sources.0.path", None, "sources[0].path: expected a string, found null"),
+        ("sources", [{"path": "a"}], "no sources[0].bytes, sources[0].sha256"),
+        ("counts", 3, "counts: expected an object, found an integer"),
+        ("splits", [], "splits: expected an object, found a list"),
+        ("splits", {}, "no splits.train, splits.validation"),
+        ("splits.validation", 1, "splits.validation: expected an object, found an integer"),
+        ("splits.more", "x", "splits.more: expected an object, found a string"),
+        ("splits.train.tokens", "9", "splits.train.tokens: expected an integer, found a string"),
+        ("splits.train.labels", True, "splits.train.labels: expected an integer, found a boolean"),
+        ("splits.train.shards", {}, "splits.train.shards: expected a list, found an object"),
+        ("splits.train.shards.1", "x", "splits.train.shards[1]: expected an object, found a string"),
+        ("splits.train.shards.0", {"name": "x", "rows": 1, "bytes": 2}, "no splits.train.shards[0].sha256"),
+        ("tokenizer", {}, "no tokenizer.sha256, tokenizer.vocab_size"),
+        ("tokenizer.vocab_size", None, "tokenizer.vocab_size: expected an integer, found null"),
+        ("fingerprint", 5, "fingerprint: expected a string, found an integer"),
+    ],
+)
+def test_manifest_of_the_wrong_shape(copy: Path, where: str, value: Any, reason: str) -> None:
+    """Valid JSON, wrong shape: the field is named, by the reader and where data is prepared again."""
+    path = copy / "manifest.json"
+    found = json.loads(path.read_text())
+    *above, last = (int(key) if key.isdigit() else key for key in where.split("."))
+    inner = found
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    path.write_text(json.dumps(found))
+    for read in (manifest, lambda folder: earlier(folder, {"length": 16}, [])):
+        with pytest.raises(UserError, match=re.escape(reason)) as error:
+            read(copy)
+        assert str(error.value).startswith(f"{path}: ")
+        assert f"delete {copy} and prepare the data again" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_manifest_without_one_field(copy: Path) -> None:
+    whole = manifest(copy)
+    for split in ("train", "validation"):
+        for field in ("documents", "bytes", "tokens", "labels", "rows", "shards"):
+            broken = json.loads(json.dumps(whole))
+            del broken["splits"][split][field]
+            (copy / "manifest.json").write_text(json.dumps(broken))
+            refused(copy, rf"\(no splits\.{split}\.{field}\)")
 
 
 def test_manifest_with_a_hole_or_a_path(copy: Path) -> None:
@@ -177,3 +237,32 @@ def test_manifest_with_a_hole_or_a_path(copy: Path) -> None:
 def test_missing_folder_and_split(made: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "prepare the data first")
     refused(made, "did you mean 'validation'", split="validatoin")
+
+
+def test_a_sweep_never_takes_a_folder_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may sweep at any moment: here just before, and just after, the tag is locked."""
+    lock, swept = fcntl.flock, []
+
+    def swept_around(file: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        swept.extend(sweep(tmp_path / "data"))
+        lock(file, how)
+        swept.extend(sweep(tmp_path / "data"))
+
+    monkeypatch.setattr(fcntl, "flock", swept_around)
+    with staged(tmp_path / "data") as out:
+        swept.extend(sweep(tmp_path / "data"))
+        (out / "file").write_text("whole")
+    assert swept == []
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert (tmp_path / "data" / "file").read_text() == "whole"
+
+
+def test_an_unknown_character_names_a_remedy() -> None:
+    with pytest.raises(UserError, match=r"'z' \(character 1 of the text\) has no id") as error:
+        tokenizer.characters(["abc"]).encode("az")
+    said = str(error.value)
+    assert "the 3 known characters" in said
+    assert "tokenizer.name=bpe" in said
+    assert "add the character to the training text" in said
+    assert "  " not in said
