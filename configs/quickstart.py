@@ -2,8 +2,8 @@
 
     lmx train --config quickstart --workdir runs/quickstart
 
-Reaches about 4.5 nats per token and 2.2 bits per byte on held-out documents (0.8 million parameters at two
-epochs of 2 MB: the sentences have the sound of documentation, not the sense).
+Reaches about 4.5 nats per token and 2.2 bits per byte on held-out documents (1.1 million parameters, not two
+epochs of 2 MB: the sentences have the sound of documentation, not the sense). Took 141 s on two cores.
 """
 
 from lmx.core.config import ConfigDict, inherit
@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     c.batch.size = 8
     c.optim.rate = 2e-3
     c.total = "1.2e6 tokens"
-    c.samples.prompts = ("", "The ", "Return a new ", "If the argument is ")
+    c.samples.prompts = ("", "The", "Return a new", "If the argument is")  # a word begins with its space
     return c

@@ -111,7 +111,7 @@ def closing(session: Session, made: int, again: str) -> str:
             f"  {work / 'metrics.jsonl'}, {work / 'samples.jsonl'}, {work / 'events'} (TensorBoard)",
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
-            f"  lmx generate --checkpoint {work} --prompt 'The '",
+            f"  lmx generate --checkpoint {work} --prompt 'The'",
             "  lmx train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir runs/mine",
         ]
     )
