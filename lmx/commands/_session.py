@@ -98,10 +98,8 @@ class Session:
         2. From the parameters that `start` names.
         3. From scratch, by the seed.
         """
-        self.state = state.start(self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh)
-        found = self.kept.restore_newest(
-            checkpoints.abstract(self.state.params), checkpoints.abstract(self.state.optimizer), say=self.say
-        )
+        wanted = state.abstract(self.model, self.optimizer, mesh=self.mesh)
+        found = self.kept.restore_newest(wanted.params, wanted.optimizer, say=self.say)
         made = 0
         if found is not None:
             params, optimizer, known = found
@@ -113,8 +111,8 @@ class Session:
                 )
             made = int(known["step"])
             self.state = state.State(jnp.int32(made), params, optimizer)
-        elif self.config["start"] != "scratch":
-            given = _wire.start(self.config, self.model)
+        else:
+            given = None if self.config["start"] == "scratch" else _wire.start(self.config, self.model)
             self.state = state.start(
                 self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
             )

@@ -67,7 +67,7 @@ def checkpoint(reference: str) -> Checkpoint:
     A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, or a Hugging Face folder.
     Errors: UserError where there is none, or where it is damaged.
     """
-    name, _, which = reference.partition("@")
+    name, _, which = (reference, "", "") if Path(reference).is_dir() else reference.partition("@")
     folder = Path(name)
     if not folder.is_dir():
         raise UserError(f"{name}: no such folder; expected a run of lmx or a Hugging Face folder")

@@ -40,12 +40,19 @@ def start(
 
     params: those to start from; without them the model's own start, which depends on the seed alone.
     """
-
-    def make(given: Params | None) -> State:
-        leaves = model.init(rng.stream_key(seed, 0, "init")) if given is None else given
-        chosen, _ = tree.split(leaves, model.trainable(leaves))
-        return State(jnp.zeros((), jnp.int32), leaves, optimizer.init(chosen))
-
     whole = mesh_.replicated(mesh)
     given = None if params is None else jax.device_put(params, whole)
-    return jax.jit(make, out_shardings=whole)(given)
+    return jax.jit(lambda p: _fresh(model, optimizer, seed, p), out_shardings=whole)(given)
+
+
+def abstract(model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> State:
+    """Return shapes, types and shardings of the state that `start` gives; nothing is computed."""
+    shapes = jax.eval_shape(lambda: _fresh(model, optimizer, 0, None))
+    whole = mesh_.replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+
+
+def _fresh(model: Model, optimizer: optax.GradientTransformation, seed: int, params: Params | None) -> State:
+    leaves = model.init(rng.stream_key(seed, 0, "init")) if params is None else params
+    chosen, _ = tree.split(leaves, model.trainable(leaves))
+    return State(jnp.zeros((), jnp.int32), leaves, optimizer.init(chosen))

@@ -149,12 +149,12 @@ def test_train_from_python(text: Path, tmp_path: Path) -> None:
     found = lmx.train(fields, tmp_path / "run")
     assert found.step == 2
     assert (tmp_path / "run" / "data" / "manifest.json").is_file()
-    (tmp_path / "run").rename(tmp_path / "moved")  # a run may be moved: its rows and tokenizer go with it
-    moved = lmx.load(tmp_path / "moved")
+    (tmp_path / "run").rename(tmp_path / "m@ved")  # a run may be moved: its rows and tokenizer go with it
+    moved = lmx.load(tmp_path / "m@ved")
     for path, leaf in tree.flatten(found.params).items():
         np.testing.assert_array_equal(tree.flatten(moved.params)[path], leaf)
     assert len(lmx.generate(moved, ["A"], tokens=3)) == 1
-    assert main(["evaluate", "--checkpoint", str(tmp_path / "moved")]) == 0
+    assert main(["evaluate", "--checkpoint", str(tmp_path / "m@ved")]) == 0
     found = moved
     lmx.save_hf(found, tmp_path / "hf")
     assert (tmp_path / "hf" / "model.safetensors").is_file()
