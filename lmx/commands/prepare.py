@@ -27,6 +27,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     config = config_.load(options.config)
     config_.override(config, overrides)
+    config_.check(config_.plain(config))
     with lock.hold(options.workdir):
         folder, manifest = prepare(config_.plain(config), options.workdir, say=say)
     for name, split in manifest["splits"].items():
@@ -49,7 +50,8 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path
 
     _check_fields(data, words)
     folder = _wire.data_folder(config, workdir)
-    if data["path"] and not Path(data["path"]).exists() and (folder / rows.MANIFEST).exists():
+    resumed = any((workdir / "checkpoints").glob("[0-9]*"))  # its checkpoints know the rows they want
+    if resumed and data["path"] and not Path(data["path"]).exists() and (folder / rows.MANIFEST).exists():
         say(f"{data['path']} is gone; going on with the rows prepared from it in {folder}")
         return folder, rows.manifest(folder)
     manifest = data_prep.prepare(

@@ -115,6 +115,8 @@ def override(config: ConfigDict, changes: Mapping[str, str]) -> None:
     """
     for path, text in changes.items():
         parts = re.findall(r"[^.\[\]]+|\[\d+\]", path)
+        if not parts:
+            raise UserError(f"--config.{path}={text}: no key; expected --config.KEY=VALUE")
         holder: Any = config
         for depth, part in enumerate(parts):
             part = _key(holder, part, path)

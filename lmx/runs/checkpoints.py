@@ -189,15 +189,21 @@ class Checkpoints:
         Those that do not are named and set aside as `STEP.damaged`, so that the run can save their steps
         again. Only for the run's own process, which holds its lock.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        broken: list[int] = []
+        for step in reversed(self.steps()):
             try:
-                return self.restore(step, params, optimizer)
+                found = self.restore(step, params, optimizer)
             except UserError as error:
-                say(f"skipped: {error}; set aside as {self._set_aside(step).name}")
-        if steps:
+                say(f"skipped: {error}")
+                broken.append(step)
+                continue
+            # Only now: where none can be read they stay, or the next start would begin anew without a word.
+            for damaged in broken:
+                say(f"set aside: {self._set_aside(damaged)}")
+            return found
+        if broken:
             raise UserError(
-                f"none of the {len(steps)} checkpoints in {self.folder} can be read; see the lines above"
+                f"none of the {len(broken)} checkpoints in {self.folder} can be read; see the lines above"
             )
         return None
 

@@ -125,6 +125,10 @@ def test_keys_that_no_base_has(tmp_path: Path, capsys: Any) -> None:
         (["evaluate", "--checkpoint", "."], ["config.json"]),
         (["report", "--workdir", "nowhere"], ["nowhere"]),
         (["prepare", "--config", "pretrain/from_text", "--workdir", "w"], ["data.path is not set"]),
+        (
+            ["train", "--config", "quickstart", "--workdir", "w", "--config.=5"],
+            ["expected --config.KEY=VALUE"],
+        ),
     ],
 )
 def test_bad_words(tmp_path: Path, monkeypatch: Any, capsys: Any, words: list[str], parts: list[str]) -> None:
@@ -145,6 +149,11 @@ def test_missing_text(train: Train, tmp_path: Path, capsys: Any) -> None:
     gone = {"data.path": str(tmp_path / "gone.txt"), "data.folder": str(tmp_path / "data")}
     refused(capsys, train(tmp_path / "run", **gone), "gone.txt")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_path_is_no_reason_to_take_other_rows(train: Train, tmp_path: Path, capsys: Any) -> None:
+    """Prepared rows stand in for a text that is gone only where a run has begun on them."""
+    refused(capsys, train(tmp_path / "run", **{"data.path": str(tmp_path / "typo.txt")}), "typo.txt")
 
 
 def test_too_little_text_says_how_much_is_needed(train: Train, tmp_path: Path, capsys: Any) -> None:

@@ -86,7 +86,8 @@ def test_values_are_verified_without_a_list_of_files(tmp_path: Path) -> None:
     assert found is not None
     assert found[2]["step"] == 4
     assert said == [
-        f"skipped: checkpoint {tmp_path / '5'}: params are damaged (digest differs); set aside as 5.damaged"
+        f"skipped: checkpoint {tmp_path / '5'}: params are damaged (digest differs)",
+        f"set aside: {tmp_path / '5.damaged'}",
     ]
     assert kept.steps() == [4]
     kept.save(5, PARAMS, MOMENTS, facts={"loss": 0.3})  # its step can be saved again
@@ -112,6 +113,7 @@ def test_nothing_readable_is_an_error_and_nothing_at_all_is_none(tmp_path: Path)
     (tmp_path / "run" / "7").mkdir(parents=True)
     with pytest.raises(UserError, match="none of the 1 checkpoints"):
         Checkpoints(tmp_path / "run").restore_newest(abstract(PARAMS), abstract(MOMENTS), say=lambda _: None)
+    assert (tmp_path / "run" / "7").is_dir(), "put aside, it would let the next start begin anew"
 
 
 @pytest.mark.parametrize(
