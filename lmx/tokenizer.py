@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from lmx.core.errors import UserError, did_you_mean
+from lmx.core.errors import UserError, did_you_mean, one_line
 from lmx.core.log import write_whole
 from lmx.core.rows import canonical
 
@@ -292,7 +292,7 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({_line(error)})") from error
+        raise UserError(f"{path}: is not JSON ({one_line(error)})") from error
 
 
 def _from_json(path: Path) -> Tokenizer:
@@ -302,7 +302,7 @@ def _from_json(path: Path) -> Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: the tokenizer cannot be opened ({_line(error)})") from error
+        raise UserError(f"{path}: the tokenizer cannot be opened ({one_line(error)})") from error
     return _named(backend, path)
 
 
@@ -313,7 +313,7 @@ def _from_vocabulary(vocab_path: Path, merges_path: Path) -> Tokenizer:
     try:
         lines = merges_path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{merges_path}: cannot be read ({_line(error)})") from error
+        raise UserError(f"{merges_path}: cannot be read ({one_line(error)})") from error
     merges = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or (number == 1 and line.startswith("#version")):
@@ -325,7 +325,7 @@ def _from_vocabulary(vocab_path: Path, merges_path: Path) -> Tokenizer:
     try:
         backend = _gpt2(vocab, merges, "<unk>" if "<unk>" in vocab else None)
     except Exception as error:
-        raise UserError(f"{merges_path}: does not fit {vocab_path.name} ({_line(error)})") from error
+        raise UserError(f"{merges_path}: does not fit {vocab_path.name} ({one_line(error)})") from error
     return _named(backend, vocab_path)
 
 
@@ -359,7 +359,3 @@ def _named(backend: tokenizers.Tokenizer, path: Path) -> Tokenizer:
 
 def _revive(spec: str, kind: str, special: dict[str, str]) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(spec), kind=kind, special=special)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
-from lmx.core import config as config_
-from lmx.core import plugin, rng, tree
+from lmx.core import plugin, rng, rows, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 from lmx.generation import sample
@@ -37,11 +36,11 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 def model(config: Mapping[str, Any]) -> Model:
     """Return the model of a config's `model` and `task` sections."""
-    return _model(config_.canonical({"model": config["model"], "task": config["task"]}))
+    return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
 
 
 @lru_cache(maxsize=16)
-def _model(config: str) -> Model:
+def _model(config: bytes) -> Model:
     """Build once per config: the same functions again mean that nothing compiles twice."""
     sections = json.loads(config)
     fields = model_config(sections["model"])

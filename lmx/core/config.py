@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict as ConfigDict
 
-from lmx.core.errors import UserError, did_you_mean
+from lmx.core.errors import UserError, did_you_mean, one_line
 
 
 def shelf() -> Path:
@@ -99,8 +98,8 @@ def _run(path: Path) -> ConfigDict:
     try:
         config = module.get_config()
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: get_config() failed: {type(error).__name__}: {line}") from error
+        kind = type(error).__name__
+        raise UserError(f"{path}: get_config() failed: {kind}: {one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() gave a {type(config).__name__}, expected a ConfigDict")
     config.lock()
@@ -254,8 +253,3 @@ def differences(
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}", before, after
-
-
-def canonical(value: Any) -> str:
-    """Return JSON with sorted keys and no NaN: equal values give equal texts."""
-    return json.dumps(plain(value), sort_keys=True, allow_nan=False, ensure_ascii=False)

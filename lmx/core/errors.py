@@ -13,6 +13,11 @@ class UserError(Exception):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an exception says as one line of at most 300 characters; its name where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the nearest known word, or an empty string.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, one_line
 
 VERSION = 1
 """Of the row's bytes and of the manifest; a reader refuses any other."""
@@ -121,7 +121,7 @@ def manifest(folder: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: the manifest is broken ({_line(error)}); {again}") from error
+        raise UserError(f"{path}: the manifest is broken ({one_line(error)}); {again}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if type(version) is not int or version != VERSION:
         raise UserError(f"{path}: manifest version {version!r}, this lmx reads {VERSION}; {again}")
@@ -148,7 +148,3 @@ def _misshapen(value: Any, shape: Any, field: str = "") -> str | None:
     if lacking:
         return f"no {', '.join(dot + key for key in lacking)}"
     return next(filter(None, (_misshapen(value[key], of, dot + key) for key, of in shape.items())), None)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from lmx.core import log
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, one_line
 from lmx.runs import digests
 
 Say = Callable[[str], None]
@@ -75,7 +75,7 @@ class Checkpoints:
             self.manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:
             where = self.folder / str(step)
-            raise UserError(f"checkpoint {where} could not be written: {_line(error)}") from error
+            raise UserError(f"checkpoint {where} could not be written: {one_line(error)}") from error
         self._losses[step] = facts.get("loss")
         self._saved = True
 
@@ -136,7 +136,7 @@ class Checkpoints:
             found = self.manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
         except Exception as error:
             raise UserError(
-                f"checkpoint {self.folder / str(step)}: its facts cannot be read: {_line(error)}"
+                f"checkpoint {self.folder / str(step)}: its facts cannot be read: {one_line(error)}"
             ) from error
         if not isinstance(found, dict) or found != seal(found):
             raise UserError(f"checkpoint {self.folder / str(step)}: its facts are damaged (digest differs)")
@@ -160,7 +160,9 @@ class Checkpoints:
             args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
             found = self.manager.restore(step, args=ocp.args.Composite(**args))
         except Exception as error:
-            raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {_line(error)}") from error
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} cannot be read: {one_line(error)}"
+            ) from error
         for name in wanted:
             if digests.of_arrays(found[name]) != facts["digests"][name]:
                 raise UserError(f"checkpoint {self.folder / str(step)}: {name} are damaged (digest differs)")
@@ -245,9 +247,3 @@ def abstract(tree: Any) -> Any:
 def _copy(tree: Any) -> Any:
     """Copy arrays on their devices, so that the step may overwrite (donate) the originals during the save."""
     return jax.tree.map(jnp.copy, tree)
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error, shortened."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return text[0][:300]

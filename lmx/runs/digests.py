@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import config, rng, rows
+from lmx.core import rng, rows
 from lmx.core.types import Array
 
 FILES = "digests.json"
@@ -23,7 +23,7 @@ FILES = "digests.json"
 
 def of_json(value: Any) -> str:
     """Return the sha256 of the canonical JSON of a value."""
-    return hashlib.sha256(config.canonical(value).encode()).hexdigest()
+    return hashlib.sha256(rows.canonical(value)).hexdigest()
 
 
 def of_files(folder: Path) -> dict[str, str]:
