@@ -112,6 +112,6 @@ def closing(session: Session, made: int, again: str) -> str:
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
             f"  lmx generate --checkpoint {work} --prompt 'The'",
-            "  lmx train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir runs/mine",
+            "  lmx train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
         ]
     )
