@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from lmx.core import log
@@ -53,7 +52,7 @@ class Checkpoints:
         return self._manager
 
     def save(self, step: int, params: Any, optimizer: Any, *, facts: Mapping[str, Any]) -> None:
-        """Start to save; the arrays may be donated at once, for they are copied first.
+        """Start to save; the arrays may be donated at once, for Orbax holds them on the host when it returns.
 
         Errors: UserError where the save before this one failed (disk full, say); the older ones are kept.
         """
@@ -65,7 +64,6 @@ class Checkpoints:
             "leaves": {name: leaves(tree) for name, tree in trees.items()},
         }
         sealed = seal({**facts, **own})
-        params, optimizer = _copy((params, optimizer))
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             optimizer=ocp.args.StandardSave(optimizer),
@@ -242,8 +240,3 @@ def seal(facts: Mapping[str, Any]) -> dict[str, Any]:
 def abstract(tree: Any) -> Any:
     """Return the tree with each array as its shape, type and sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-def _copy(tree: Any) -> Any:
-    """Copy arrays on their devices, so that the step may overwrite (donate) the originals during the save."""
-    return jax.tree.map(jnp.copy, tree)

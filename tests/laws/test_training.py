@@ -141,6 +141,23 @@ def test_a_save_holds_the_state_at_its_step_though_the_step_gives_its_buffers_up
     kept.close()
 
 
+def test_dropout_differs_from_step_to_step() -> None:
+    """At rate 0 nothing moves, so that the same batch shows the masks alone: new at each step, the same again."""
+    devices, built = mesh.make(1), model()
+    chain = optim.build("adamw", lambda count: 0.0, decay=0.0, clip=1.0, b1=0.9, b2=0.95, epsilon=1e-8)
+    update = step.build(built, causal_lm.objective(built), chain, seed=0, mesh=devices)
+    batch = next(iter(batches()))
+    runs: list[list[float]] = []
+    for _ in range(2):
+        now, losses = state.start(built, chain, seed=0, mesh=devices), []
+        for _ in range(4):
+            now, sums = update(now, mesh.put(batch, devices))
+            losses.append(float(sums["loss"]))
+        runs.append(losses)
+    assert len(set(runs[0])) == 4
+    assert runs[0] == runs[1]
+
+
 def test_the_key_of_a_step_is_its_own() -> None:
     from lmx.core import rng
 
@@ -153,4 +170,5 @@ def test_the_key_of_a_step_is_its_own() -> None:
     assert len(keys) == 20
     examples = rng.example_keys(rng.stream_key(0, 1, "dropout"), jnp.arange(8))
     again = rng.example_keys(rng.stream_key(0, 1, "dropout"), jnp.array([5]))
+    assert len({tuple(key) for key in np.asarray(jax.random.key_data(examples)).tolist()}) == 8
     np.testing.assert_array_equal(jax.random.key_data(examples)[5], jax.random.key_data(again)[0])

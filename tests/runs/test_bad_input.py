@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -208,6 +209,20 @@ def test_corrupt_shard_and_manifest(text: Path, rows: Path, tmp_path: Path, caps
     refused(capsys, main(words), shard.name)
     (data / "manifest.json").write_text('{"version": 1')
     refused(capsys, main(words), "manifest.json")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_tokenizer_that_did_not_make_the_rows(text: Path, rows: Path, tmp_path: Path, capsys: Any) -> None:
+    """Two tokens change places: the file stays a good tokenizer, but not the one of these rows."""
+    data = tmp_path / "data"
+    shutil.copytree(rows, data)
+    file = data / "tokenizer" / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    vocab = stored["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    file.write_text(json.dumps(stored))
+    words = ["--config", "pretrain/from_text", "--workdir", str(tmp_path / "run"), *options(text, data)]
+    refused(capsys, main(["train", *words]), "not the tokenizer that made the rows")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
