@@ -16,7 +16,9 @@ COMMANDS = {
     "prepare": "prepare the data of a config only",
     "evaluate": "loss, perplexity and bits per byte of a checkpoint on held-out text",
     "generate": "continue a prompt with a checkpoint",
+    "import-hf": "read a Hugging Face folder, or a model of the hub, into an lmx checkpoint",
     "export-hf": "write a checkpoint as a Hugging Face folder",
+    "verify": "check an import or an export against its certificate, and against torch",
     "report": "write report.html of a run again",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmx.commands import _wire
+from lmx.commands import _build, _hf, _wire
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
 from lmx.core import rng
@@ -15,12 +15,31 @@ from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Return a checkpoint: of a run (`FOLDER`, `FOLDER@best`, `FOLDER@STEP`) or of a Hugging Face folder.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    task: str | Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    allow_nonfinite: bool = False,
+    seed: int = 0,
+) -> Checkpoint:
+    """Return a checkpoint: of a run (`FOLDER`, `FOLDER@best`, `FOLDER@STEP`), of a Hugging Face folder, or of
+    a model of the hub (`hf://ORG/NAME@REVISION`).
 
-    Errors: UserError where there is none, or where it is damaged.
+    The rest is for Hugging Face models. task: another task than the class that config.json names, with its
+    options, such as `{"name": "sequence_classification", "labels": 3}`; a head that the files have not starts
+    anew from `seed`, and is named. dtype: the parameters' type. allow_nonfinite: read NaN and infinite
+    weights.
+    Errors: UserError where there is none, or where it is damaged; missing, surplus and mis-shaped tensors in
+    one line.
     """
-    return _wire.checkpoint(os.fspath(path))
+    options: dict[str, Any] = {}
+    if task is not None:
+        options["task"] = {"name": task} if isinstance(task, str) else dict(task)
+    options |= {"dtype": dtype} if dtype != "float32" else {}
+    options |= {"allow_nonfinite": True} if allow_nonfinite else {}
+    options |= {"seed": seed} if seed else {}
+    return _wire.checkpoint(os.fspath(path), **options)
 
 
 def build(config: Mapping[str, Any]) -> Model:
@@ -36,7 +55,7 @@ def build(config: Mapping[str, Any]) -> Model:
             )
     if sections["model"].get("vocab_size") is None and "vocab_size" in sections["model"]:
         raise UserError("model.vocab_size is not set; expected the number of the tokenizer's ids")
-    return _wire.model(sections)
+    return _build.model(sections)
 
 
 def train(config: Mapping[str, Any] | str, workdir: str | os.PathLike[str]) -> Checkpoint:
@@ -75,9 +94,19 @@ def generate(
     )
 
 
-def save_hf(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> None:
-    """Write a checkpoint as a Hugging Face folder that transformers opens.
+def save_hf(
+    checkpoint: Checkpoint,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    shard_size: float = 5.0,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder that transformers opens, with its certificate.
 
-    Errors: UserError where the folder exists already.
+    dtype: the type to store; None for that of the folder it was read from, else float32. shard_size: GB at
+    which the weights are cut into several files.
+    Errors: UserError where the folder exists already or cannot be written.
     """
-    _wire.export(checkpoint, Path(folder))
+    if not shard_size > 0:
+        raise UserError(f"shard_size={shard_size}; expected GB above 0")
+    _hf.write(checkpoint, Path(folder), dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmx.commands import _wire
+from lmx.commands import _build, _hf, _wire
 from lmx.core import config as config_
 from lmx.core import log
 from lmx.core.errors import UserError
@@ -37,8 +37,9 @@ def check(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) 
         raise UserError(
             f"batch.size={config['batch']['size']}, batch.length={length}; both must be at least 1"
         )
-    _wire.task(config)
-    _wire.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
+    _build.task(config, needs=_build.TRAINED)
+    _build.head_table(config)
+    _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     path, saved = workdir / "config.json", any((workdir / "checkpoints").glob("[0-9]*"))
     if not path.exists():
         if saved:
@@ -90,7 +91,7 @@ def finish(session: Session, made: int, say: Any) -> None:
     folder = session.workdir / "export"
     if session.config["export"] and not folder.exists():
         say("writing the Hugging Face folder")
-        _wire.export(session.checkpoint(made), folder)
+        _hf.write(session.checkpoint(made), folder)
         path = session.workdir / "run.json"
         facts.write(session.workdir, {**_wire.read_json(path), "export": str(folder)})
     page.write(session.workdir)

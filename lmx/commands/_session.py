@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lmx import batches as batches_
 from lmx import optim
-from lmx.commands import _wire
+from lmx.commands import _build, _wire
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
 from lmx.core import plugin, tree
@@ -40,8 +40,8 @@ class Session:
             raise UserError("training over several processes is not there yet; start one process")
         self.mesh = mesh_.make(**config["mesh"])
         mesh_.check_batch(config["batch"]["size"], self.mesh)
-        task = _wire.task(config)
-        self.model = _wire.model(config)
+        task = _build.task(config, needs=_build.TRAINED)
+        self.model = _build.model(config)
         self.data = _wire.data_folder(config, workdir)
         self.train_rows = rows.source("train", folder=self.data)
         self.held_out = rows.source("validation", folder=self.data)
@@ -64,7 +64,7 @@ class Session:
             k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")
         }
         self.optimizer = optim.build(config["optim"]["name"], self.rate, **options)
-        objective = task.objective(self.model)
+        objective = _build.objective(config, self.model)
         self.step = step.build(self.model, objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
         self.evaluate = evaluate.build(objective, mesh=self.mesh)
         split = manifest["splits"]["validation"]

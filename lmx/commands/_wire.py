@@ -2,79 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
-from lmx.core import plugin, rng, rows, tree
+from lmx.commands import _build, _hf
+from lmx.core import log, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 from lmx.generation import sample
-from lmx.hf import folder as hf_folder
+from lmx.hf import hub
 from lmx.runs.checkpoints import Checkpoints
 
 
-def model_config(fields: Mapping[str, Any]) -> Any:
-    """Return the model's own Config of the `model` section. Errors: UserError for unknown fields."""
-    shelf = plugin.find("lmx.models", fields["name"], needs=("Config", "build", "HF"))
-    known = [field.name for field in dataclasses.fields(shelf.Config)]
-    given = {name: value for name, value in fields.items() if name != "name"}
-    for name in given:
-        if name not in known:
-            raise UserError(f"model.{name}: {fields['name']} has no such field; it has: {', '.join(known)}")
-    return shelf.Config(**given)
-
-
-def model(config: Mapping[str, Any]) -> Model:
-    """Return the model of a config's `model` and `task` sections."""
-    return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
-
-
-@lru_cache(maxsize=16)
-def _model(config: bytes) -> Model:
-    """Build once per config: the same functions again mean that nothing compiles twice."""
-    sections = json.loads(config)
-    fields = model_config(sections["model"])
-    body = plugin.find("lmx.models", sections["model"]["name"]).build(fields)
-    return task(sections).attach(body, fields)
-
-
-def task(config: Mapping[str, Any]) -> ModuleType:
-    """Return the task's module."""
-    return plugin.find(
-        "lmx.tasks", config["task"]["name"], needs=("attach", "encode", "objective", "METRICS", "HF")
-    )
-
-
-def shapes(built: Model) -> dict[str, Any]:
-    """Return the parameters' tree as shapes; no memory is taken."""
-    return jax.eval_shape(built.init, jax.random.key(0))
-
-
-def checkpoint(reference: str) -> Checkpoint:
+def checkpoint(reference: str, **options: Any) -> Checkpoint:
     """Return the checkpoint that a reference names.
 
-    A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, or a Hugging Face folder.
+    A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, a Hugging Face folder, or
+    `hf://ORG/NAME@REVISION`. options: those of `_hf.read`, for Hugging Face folders only; what was dropped,
+    started anew or ignored there is said.
     Errors: UserError where there is none, or where it is damaged.
     """
+    if hub.is_reference(reference):
+        return _from_hf(hub.fetch(reference), options)
     name, _, which = (reference, "", "") if Path(reference).is_dir() else reference.partition("@")
     folder = Path(name)
     if not folder.is_dir():
         raise UserError(f"{name}: no such folder; expected a run of lmx or a Hugging Face folder")
     if (folder / "checkpoints").is_dir():
+        if options:
+            raise UserError(f"{folder} is a run; {', '.join(options)} are for Hugging Face folders")
         return _from_run(folder, which)
     if which:
         raise UserError(f"{reference}: @{which} chooses among a run's checkpoints, but {name} is not a run")
-    return _from_hf(folder)
+    return _from_hf(folder, options)
+
+
+def _from_hf(folder: Path, options: Mapping[str, Any]) -> Checkpoint:
+    found = _hf.read(folder, **options)
+    for note in found.notes:
+        log.say(f"{folder}: {note}")
+    return found.checkpoint
 
 
 def _from_run(folder: Path, which: str) -> Checkpoint:
@@ -98,44 +71,14 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
     facts = kept.facts(step)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes(model(facts["config"]))
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+        _build.shapes(_build.model(facts["config"])),
     )
     params, _, facts = kept.restore(step, wanted)
     data = data_folder(facts["config"], folder)
     config = {**facts["config"], "data": {**facts["config"]["data"], "folder": str(data)}}
-    return Checkpoint(params, config, folder=str(data / "tokenizer"), step=step)
-
-
-def _from_hf(folder: Path) -> Checkpoint:
-    stored = hf_folder.read_config(folder)
-    name = stored.get("model_type")
-    if name not in plugin.names("lmx.models"):
-        raise UserError(f"{folder}: model_type={name!r}; lmx reads: {', '.join(plugin.names('lmx.models'))}")
-    table = plugin.find("lmx.models", name).HF
-    architecture = (stored.get("architectures") or [table.architecture])[0]
-    tasks = _tasks(name)
-    if architecture not in tasks:
-        raise UserError(f"{folder}: architecture {architecture!r}; lmx reads: {', '.join(tasks)}")
-    fields = model_config({"name": name, **hf_folder.own_fields(stored, table)})
-    config = {
-        "model": {"name": name, **dataclasses.asdict(fields)},
-        "task": {"name": tasks[architecture]},
-    }
-    wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes(model(config))).items()}
-    head = task(config).HF[name]
-    params = hf_folder.read_params(folder, wanted, table=table, head=head, layers=fields.layers)
-    return Checkpoint(
-        jax.tree.map(jnp.asarray, params), config, folder=str(folder) if tokenizers_.exists(folder) else None
-    )
-
-
-def _tasks(model_type: str) -> dict[str, str]:
-    """Return {architecture: task} of a model; its bare body is read for its first task."""
-    shelf = {name: plugin.find("lmx.tasks", name) for name in plugin.names("lmx.tasks")}
-    found = {
-        module.HF[model_type].architecture: name for name, module in shelf.items() if model_type in module.HF
-    }
-    return {**found, plugin.find("lmx.models", model_type).HF.architecture: next(iter(found.values()))}
+    text = data / "tokenizer"
+    return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
 
 
 def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
@@ -150,36 +93,6 @@ def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:
     return tokenizers_.load(found.folder)
 
 
-def export(found: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint, wrappers folded, as a Hugging Face folder with its tokenizer, if it has one."""
-    table = plugin.find("lmx.models", found.config["model"]["name"]).HF
-    fields = dataclasses.asdict(model_config(found.config["model"]))
-    text = tokenizer(found) if found.folder is not None else None
-    end = text.eos_id if text is not None else None
-    save: Callable[[Path], None] | None = None
-    if text is not None:
-        save = lambda where: text.save(where, model_max_length=fields["positions"])  # noqa: E731
-    hf_folder.write(
-        folder,
-        model(found.config).fold(found.params),
-        fields,
-        table=table,
-        head=task(found.config).HF[table.model_type],
-        save_tokenizer=save,
-        special={"bos_token_id": end, "eos_token_id": end},
-        card=_card(found, fields),
-    )
-
-
-def _card(found: Checkpoint, fields: Mapping[str, Any]) -> str:
-    count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
-    return (
-        f"# {found.config['model']['name']} trained with lmx\n\n"
-        f"{count:,} parameters, {fields['layers']} layers, width {fields['width']}, step {found.step}.\n\n"
-        "Open it with `transformers.AutoModelForCausalLM.from_pretrained` or `lmx.load`.\n"
-    )
-
-
 def read_json(path: Path) -> Any:
     """Return a JSON file of a run. Errors: UserError where it cannot be read."""
     try:
@@ -191,7 +104,7 @@ def read_json(path: Path) -> Any:
 def start(config: Mapping[str, Any], built: Model) -> Any:
     """Return the parameters that `start` names, checked against the model's shapes."""
     found = checkpoint(config["start"])
-    expected = {path: leaf.shape for path, leaf in tree.flatten(shapes(built)).items()}
+    expected = {path: leaf.shape for path, leaf in tree.flatten(_build.shapes(built)).items()}
     lines = tree.diff(expected, {path: leaf.shape for path, leaf in tree.flatten(found.params).items()})
     if lines:
         raise UserError(

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print the figures as one JSON object."""
     from lmx import batches
-    from lmx.commands import _platform, _wire
+    from lmx.commands import _build, _platform, _wire
     from lmx.core import mesh as mesh_
     from lmx.core import rows as codec
     from lmx.metrics import perplexity
@@ -42,11 +42,10 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     source = rows.source(options.split, folder=folder)
     mesh = mesh_.make()
     size = max(1, round(options.batch / mesh.size)) * mesh.size
-    task = _wire.task(found.config)
+    task = _build.task(found.config, needs=_build.TRAINED)
+    objective = _build.objective(found.config, _build.model(found.config))
     whole = batches.whole(source, size=size, encode=task.encode)
-    sums = evaluate.over(
-        evaluate.build(task.objective(_wire.model(found.config)), mesh=mesh), found.params, whole, mesh=mesh
-    )
+    sums = evaluate.over(evaluate.build(objective, mesh=mesh), found.params, whole, mesh=mesh)
     split = manifest["splits"][options.split]
     figures = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1)).finish(sums)
     print(json.dumps({"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}))

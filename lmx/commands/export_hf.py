@@ -13,12 +13,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder"
     )
     parser.add_argument("--output", required=True, type=Path, help="the folder to make; it must not exist")
+    parser.add_argument(
+        "--dtype", help="the type to store; default: that of the folder it was read from, else float32"
+    )
+    parser.add_argument(
+        "--shard-size", type=float, default=5.0, help="GB at which the weights are cut into files; default: 5"
+    )
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Write the folder and say where it is."""
     from lmx.commands import _face
 
-    _face.save_hf(_face.load(options.checkpoint), options.output)
-    print(f"written: {options.output}; open it with transformers.AutoModelForCausalLM.from_pretrained")
+    _face.save_hf(
+        _face.load(options.checkpoint), options.output, dtype=options.dtype, shard_size=options.shard_size
+    )
+    print(f"written: {options.output}; check it: lmx verify {options.output}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -36,3 +37,9 @@ def example_keys(key: Array, index: Array) -> Array:
     The key of an example does not depend on which device holds it, so sharding changes no random draw.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index.astype(jnp.uint32))
+
+
+def batch_keys(key: Array, batch: Mapping[str, Array]) -> Array:
+    """Return one key per example (B,), from its `example_index`, or else from its place in the batch."""
+    size = batch["input_ids"].shape[0]
+    return example_keys(key, batch["example_index"] if "example_index" in batch else jnp.arange(size))

@@ -1,154 +1,86 @@
-"""Read and write the files of a Hugging Face folder."""
+"""Write a Hugging Face folder: whole, by a rename, or not at all."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from lmx.core import tree
 from lmx.core.errors import UserError
-from lmx.core.hf_table import HeadTable, Table
-from lmx.hf import convert
+from lmx.hf import convert, settings
+from lmx.hf._write import write_tensors
+from lmx.hf.convert import Layout
+from lmx.hf.stored import Spec
+from lmx.hf.types import cast
 
 TEMPORARY = ".lmx-writing"
+SHARD_BYTES = 5 * 10**9
+"""A file of tensors is cut where it would exceed this, as transformers does at 50 GB and did at 5."""
 
 
-def write(
-    folder: Path,
-    params: Mapping[str, Any],
-    fields: Mapping[str, Any],
-    *,
-    table: Table,
-    head: HeadTable,
-    save_tokenizer: Callable[[Path], None] | None = None,
-    special: Mapping[str, int | None] | None = None,
-    card: str = "",
-) -> None:
-    """Write config.json, generation_config.json, model.safetensors, the tokenizer's files and a README.md.
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside `folder`; it gets that name when the block ends, and goes away when it fails.
 
-    fields: the model's config, all fields. special: ids such as `eos_token_id`. The folder appears whole by a
-    rename, or not at all. Errors: UserError where it exists already or cannot be written.
+    Errors: UserError where the folder exists already or cannot be written.
     """
-    config, ids = _configs(fields, table, head, special)
     work = folder.with_name(folder.name + TEMPORARY)
     try:
-        if folder.exists():
+        if os.path.lexists(folder):
             raise UserError(f"{folder} exists already; name another folder, or remove it first")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        _json(work / "config.json", config)
-        _json(work / "generation_config.json", ids)
-        tensors = convert.to_tensors(params, table, head, int(fields["layers"]))
-        save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
-        if save_tokenizer is not None:
-            save_tokenizer(work)
-        (work / "README.md").write_text(card, encoding="utf-8")
+        yield work
         _to_disk(work)
         os.replace(work, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    except SafetensorError as error:  # a full disk, for one
-        raise UserError(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _configs(
-    fields: Mapping[str, Any], table: Table, head: HeadTable, special: Mapping[str, int | None] | None
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return what config.json and generation_config.json hold."""
-    theirs = {hf: fields[own] for own, hf in table.fields}
-    ids = dict(special or {})
-    config = {
-        "architectures": [head.architecture],
-        "model_type": table.model_type,
-        **theirs,
-        **ids,
-        "dtype": "float32",
-    }
-    return config, {name: value for name, value in ids.items() if value is not None}
+def write(
+    work: Path,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    layout: Layout,
+    *,
+    types: Mapping[str, str],
+    special: Mapping[str, Any],
+    card: str,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, str]:
+    """Write config.json, generation_config.json, the tensors and a README.md; return {tensor: its SHA-256}.
 
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json. Errors: UserError where it is missing or not a JSON object."""
-    path = folder / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder}: no config.json; expected a run of lmx or a Hugging Face folder"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return found
-
-
-def own_fields(config: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """Return the model's config fields from theirs; those that are absent keep the model's defaults.
-
-    Errors: UserError where a field asks for what the model does not do.
+    types: {tensor: the type to store}, `config["dtype"]` for those not in it. special: what
+    generation_config.json holds, ids such as `eos_token_id`; none is written where it is empty. One tensor at
+    a time is in memory besides the parameters.
+    Errors: UserError where a leaf has no place in the class, or a value does not fit its type.
     """
-    for name, value in table.required.items():
-        if config.get(name, value) != value:
-            raise UserError(
-                f"config.json: {name}={config[name]!r} is not supported for {table.model_type}; "
-                f"only {value!r} is"
-            )
-    return {own: config[hf] for own, hf in table.fields if hf in config}
+    leaves = tree.flatten(params)
+    planned = convert.written({path: leaf.shape for path, leaf in leaves.items()}, layout)
+    specs = {name: Spec(types.get(name, config["dtype"]), shape, "") for name, (_, shape) in planned.items()}
+
+    def make(name: str) -> np.ndarray:
+        tensor = convert.join(planned[name][0], leaves)
+        return cast(tensor, specs[name].dtype, name)
+
+    (work / settings.CONFIG).write_text(settings.text(config), encoding="utf-8")
+    if special:
+        (work / "generation_config.json").write_text(settings.text(special), encoding="utf-8")
+    (work / "README.md").write_text(card, encoding="utf-8")
+    return write_tensors(work, list(specs.items()), make, shard_bytes=shard_bytes)
 
 
-def read_params(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], *, table: Table, head: HeadTable, layers: int
-) -> dict[str, Any]:
-    """Return the parameters of model.safetensors. Errors: UserError naming the file and the reason.
-
-    A stored copy of a tied head is dropped where it equals the embeddings, and refused where it does not.
-    """
-    path = folder / "model.safetensors"
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: no model.safetensors in it") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
-    try:
-        _untie(tensors, shapes, table, head)
-        return convert.from_tensors(tensors, shapes, table, head, layers)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _untie(
-    tensors: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], table: Table, head: HeadTable
-) -> None:
-    """Drop stored copies of a tied head. The table's first entry holds the token embeddings."""
-    first = table.entries[0].tensor
-    source = tensors.get(table.prefix + first, tensors.get(first))
-    for entry in head.entries:
-        if entry.tensor in tensors and not any(path in shapes for path in entry.leaves):
-            copy = tensors.pop(entry.tensor)
-            if source is None or not np.array_equal(copy, source):
-                raise UserError(
-                    f"{entry.tensor} is tied to {first} by the config, but the stored tensors differ"
-                )
-
-
-def _to_disk(folder: Path) -> None:
+def _to_disk(work: Path) -> None:
     """Wait until every file has reached the disk, so that a rename never outlives what it names."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(work.rglob("*")):
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-
-
-def _json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

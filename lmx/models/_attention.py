@@ -13,25 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmx.core.functions import PRECISION, later
 from lmx.core.types import Array
-
-# f32 products in full f32 on every platform: TPUs and recent GPUs would otherwise round the operands.
-PRECISION = jax.lax.Precision.HIGHEST
-
-
-def later(x: Array, after: Array) -> Array:
-    """Return x, unchanged, but for the compiler a value that cannot be known before `after` is.
-
-    A backward pass that computes something again to save memory must say so: the compiler would find the
-    same expression in the forward pass and keep its result instead. On CPUs XLA forgets optimization barriers
-    before it merges equal expressions; there a zero made of `after` is added (NaN where `after` begins with
-    NaN), which costs nothing inside another loop.
-    """
-    if jax.default_backend() != "cpu":
-        return jax.lax.optimization_barrier((x, after))[0]
-    first = after[(0,) * after.ndim]
-    return x + jnp.where(jnp.isnan(first), first, 0).astype(x.dtype)
-
 
 Residuals = tuple[Array, Array, Array, Array, list[Array]]
 

@@ -10,14 +10,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import tree
-from lmx.core.errors import UserError
+from lmx.core import functions, tree
+from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, Table
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
-from lmx.models import _attention as attention_
+from lmx.models import _blocks as blocks_
+from lmx.models import _fields as fields_
 from lmx.models import _layers as layers_
+from lmx.models import _sequence as sequence_
 
 PARTS = ("query", "key", "value")
 
@@ -53,21 +56,16 @@ class Config:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "positions", "width", "layers", "heads"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"model.{name}={size!r}; expected a whole number of at least 1")
-        if self.mlp_width is not None and (not isinstance(self.mlp_width, int) or self.mlp_width < 1):
-            raise UserError(f"model.mlp_width={self.mlp_width!r}; expected None (4 x width) or at least 1")
-        for name in ("norm_epsilon", "init_range"):
-            if not isinstance(getattr(self, name), (int, float)) or not getattr(self, name) > 0:
-                raise UserError(f"model.{name}={getattr(self, name)!r}; expected a number above 0")
-        if self.width % self.heads:
-            raise UserError(f"model.width={self.width} does not divide into model.heads={self.heads} heads")
-        for name in ("dropout_embed", "dropout_attention", "dropout_residual"):
-            if not isinstance(getattr(self, name), (int, float)) or not 0 <= getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)}; expected a probability below 1")
-        layers_.activation(self.activation)
+        fields_.sizes(self, "vocab_size", "positions", "width", "layers", "heads")
+        if self.mlp_width is not None:
+            fields_.sizes(self, "mlp_width")
+        fields_.positive(self, "norm_epsilon", "init_range")
+        fields_.probabilities(self, "dropout_embed", "dropout_attention", "dropout_residual")
+        fields_.switches(
+            self, "scale_attention", "scale_attention_by_layer", "upcast_attention", "tie_embeddings"
+        )
+        fields_.heads(self)
+        functions.activation(self.activation)
 
 
 AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -98,51 +96,16 @@ class Embed(nnx.Module):
         return self.token(ids) + self.position(positions)
 
 
-class Attention(nnx.Module):
-    """Causal self-attention with H heads."""
-
-    def __init__(self, config: Config) -> None:
-        width, scale = config.width, config.init_range
-        self.query = layers_.Dense(width, width, scale=scale)
-        self.key = layers_.Dense(width, width, scale=scale)
-        self.value = layers_.Dense(width, width, scale=scale)
-        self.out = layers_.Dense(width, width, scale=layers_.residual_scale(scale, config.layers))
-
-    def project(self, x: Array, heads: int) -> tuple[Array, Array, Array]:
-        """(B, T, D) -> query, key, value, each (B, T, H, K).
-
-        Three products: to join the kernels for a single one costs more than it gains, in time and memory.
-        """
-        shape = (*x.shape[:2], heads, -1)
-        return self.query(x).reshape(shape), self.key(x).reshape(shape), self.value(x).reshape(shape)
-
-
-class MLP(nnx.Module):
-    """The feed-forward layer, D -> F -> D."""
-
-    def __init__(self, config: Config) -> None:
-        inner = config.mlp_width or 4 * config.width
-        self.up = layers_.Dense(config.width, inner, scale=config.init_range)
-        self.down = layers_.Dense(
-            inner, config.width, scale=layers_.residual_scale(config.init_range, config.layers)
-        )
-
-    def __call__(self, x: Array, activation: str) -> Array:
-        """(B, T, D) -> (B, T, D)."""
-        down = self.down
-        return layers_.activate_dense(
-            self.up(x), down.kernel[...], down.bias[...], layers_.activation(activation)
-        )
-
-
 class Block(nnx.Module):
     """One pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
 
     def __init__(self, config: Config) -> None:
+        scale, inner = config.init_range, config.mlp_width or 4 * config.width
+        narrow = layers_.residual_scale(scale, config.layers)
         self.norm1 = layers_.LayerNorm(config.width, epsilon=config.norm_epsilon)
-        self.attn = Attention(config)
+        self.attn = blocks_.SelfAttention(config.width, scale=scale, out_scale=narrow)
         self.norm2 = layers_.LayerNorm(config.width, epsilon=config.norm_epsilon)
-        self.mlp = MLP(config)
+        self.mlp = blocks_.MLP(config.width, inner, scale=scale, down_scale=narrow)
         self.config = config
 
     def __call__(
@@ -160,53 +123,41 @@ class Block(nnx.Module):
         captured: dict[str, Any] = {}
         query, key, value = self.attn.project(self.norm1(x), config.heads)
         if cache is not None:
-            cache = layers_.remember(cache, key, value)
+            cache = sequence_.remember(cache, key, value)
             key, value = cache["key"], cache["value"]
         causal = cache is None  # with a cache the queries stand behind its keys, not beside their own
-        mixed = self._mix(query, key, value, layer, mask, keys, tapper, captured, causal)
-        out = layers_.dropout(self.attn.out(mixed), config.dropout_residual, keys, 4 * layer + 2)
+        scale = 1 / math.sqrt(query.shape[-1]) if config.scale_attention else 1.0
+        mixed = blocks_.attention(
+            query,
+            key,
+            value,
+            mask,
+            scale / (layer + 1) if config.scale_attention_by_layer else scale,
+            layer=layer,
+            causal=causal,
+            upcast=config.upcast_attention,
+            rate=config.dropout_attention,
+            keys=keys,
+            site=4 * layer + 1,
+            tapper=tapper,
+            captured=captured,
+        )
+        out = functions.dropout(self.attn.out(mixed), config.dropout_residual, keys, 4 * layer + 2)
         x = x + tapper("attn/out", out, layer, captured)
-        out = layers_.dropout(
+        out = functions.dropout(
             self.mlp(self.norm2(x), config.activation), config.dropout_residual, keys, 4 * layer + 3
         )
         x = x + tapper("mlp", out, layer, captured)
         return tapper("block", x, layer, captured), captured, cache
-
-    def _mix(
-        self,
-        query: Array,
-        key: Array,
-        value: Array,
-        layer: int,
-        mask: Array,
-        keys: Array | None,
-        tapper: layers_.Tapper,
-        captured: dict[str, Any],
-        causal: bool,
-    ) -> Array:
-        """Attention of (B, T, H, K) over (B, S, H, K) -> (B, T, D)."""
-        config = self.config
-        scale = 1 / math.sqrt(query.shape[-1]) if config.scale_attention else 1.0
-        if config.scale_attention_by_layer:
-            scale = scale / (layer + 1)
-        drops = keys is not None and config.dropout_attention > 0
-        if drops or config.upcast_attention or "attn/weights" in tapper:
-            weights = attention_.attention_weights(query, key, mask, scale, upcast=config.upcast_attention)
-            weights = tapper("attn/weights", weights, layer, captured)
-            weights = layers_.dropout(weights, config.dropout_attention, keys, 4 * layer + 1)
-            mixed = attention_.mix(weights, value)
-        else:
-            mixed = attention_.attend(query, key, value, mask, scale, causal=causal)
-        return mixed.reshape(*mixed.shape[:2], -1)
 
 
 def build(config: Config) -> Model:
     """Return the body: ids -> hidden states after the last norm; a task attaches its head to it.
 
     `apply` reads `input_ids` (B, T) and, where given, `attention_mask`, `position_ids`, `segment_ids` and
-    `example_index`; it gives `hidden` (B, T, D). `cache=S` (a number) starts a cache with S seats and fills
-    it, `cache=` a cache goes on from it; both give `cache`. Dropout is on where `train` is set and a key is
-    given.
+    `example_index`; it gives `hidden` (B, T, D) and `pooled` (B, D), that of each row's last real token.
+    `cache=S` (a number) starts a cache with S seats and fills it, `cache=` a cache goes on from it; both give
+    `cache`. Dropout is on where `train` is set and a key is given.
     Errors: UserError for a sequence longer than the positions, and for an unknown tap.
     """
     embed = layers_.Blueprint(lambda: Embed(config))
@@ -227,17 +178,17 @@ def build(config: Config) -> Model:
         cache: Any = None,
     ) -> Outputs:
         time = batch["input_ids"].shape[1]
-        layers_.check_length(time, cache, config.positions)
-        keys = layers_.dropout_keys(rng, batch) if train and rng is not None else None
+        sequence_.check_length(time, cache, config.positions)
+        keys = rng_.batch_keys(rng, batch) if train and rng is not None else None
         tapper = layers_.Tapper(taps, TAPS)
         captured: dict[str, Any] = {}
-        cache = layers_.open_cache(cache, batch, config.layers, config.heads, config.width // config.heads)
-        x = embed.bind(params["embed"])(batch["input_ids"], layers_.position_ids(batch, time, cache))
-        x = tapper("embed", layers_.dropout(x, config.dropout_embed, keys, 0), 0, captured)
-        mask = layers_.visible(batch, time, cache)
+        cache = sequence_.open_cache(cache, batch, config.layers, config.heads, config.width // config.heads)
+        x = embed.bind(params["embed"])(batch["input_ids"], sequence_.position_ids(batch, time, cache))
+        x = tapper("embed", functions.dropout(x, config.dropout_embed, keys, 0), 0, captured)
+        mask = sequence_.visible(batch, time, cache)
         inside = []
         for i in range(config.layers):
-            seat = layers_.layer_cache(cache, i)
+            seat = sequence_.layer_cache(cache, i)
             x, read, seat = block.bind(params["block"][str(i)])(
                 x, i, mask=mask, keys=keys, tapper=tapper, cache=seat
             )
@@ -245,11 +196,12 @@ def build(config: Config) -> Model:
             if cache is not None:
                 cache["layer"][str(i)] = seat
         x = tapper("final", final.bind(params["final"])(x), config.layers, captured)
-        outputs: Outputs = {"hidden": x}
+        rows = jnp.arange(x.shape[0])
+        outputs: Outputs = {"hidden": x, "pooled": x[rows, sequence_.last_real(batch)]}
         if tapper.taps:
             outputs["taps"] = {**captured, **layers_.stack_captured(inside)}
         if cache is not None:
-            outputs["cache"] = layers_.advance(cache, time)
+            outputs["cache"] = sequence_.advance(cache, time)
         return outputs
 
     return Model(
@@ -262,7 +214,6 @@ def build(config: Config) -> Model:
 
 HF = Table(
     model_type="gpt2",
-    architecture="GPT2Model",
     prefix="transformer.",
     fields=(
         ("vocab_size", "vocab_size"),

@@ -51,26 +51,24 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         return self._manager
 
-    def save(self, step: int, params: Any, optimizer: Any, *, facts: Mapping[str, Any]) -> None:
+    def save(self, step: int, params: Any, optimizer: Any = None, *, facts: Mapping[str, Any]) -> None:
         """Start to save; the arrays may be donated at once, for Orbax holds them on the host when it returns.
 
+        optimizer: None where there is none, as in what was imported.
         Errors: UserError where the save before this one failed (disk full, say); the older ones are kept.
         """
         self.wait()
-        trees = {"params": params, "optimizer": optimizer}
+        trees = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
         own = {
             "step": step,
             "digests": {name: digests.of_arrays(tree) for name, tree in trees.items()},
             "leaves": {name: leaves(tree) for name, tree in trees.items()},
         }
         sealed = seal({**facts, **own})
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            optimizer=ocp.args.StandardSave(optimizer),
-            facts=ocp.args.JsonSave(sealed),
-        )
+        items = {name: ocp.args.StandardSave(item) for name, item in trees.items()}
         try:
-            self.manager.save(step, args=items, force=True)
+            everything = ocp.args.Composite(**items, facts=ocp.args.JsonSave(sealed))
+            self.manager.save(step, args=everything, force=True)
         except (OSError, ValueError) as error:
             where = self.folder / str(step)
             raise UserError(f"checkpoint {where} could not be written: {one_line(error)}") from error
@@ -153,7 +151,7 @@ class Checkpoints:
         facts = self.facts(step)
         wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
         for name, item in wanted.items():
-            self._check_leaves(step, name, leaves(item), facts["leaves"][name])
+            self._check_leaves(step, name, leaves(item), facts["leaves"].get(name, {}))
         try:
             args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
             found = self.manager.restore(step, args=ocp.args.Composite(**args))

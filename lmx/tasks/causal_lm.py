@@ -15,6 +15,7 @@ import numpy as np
 from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums, Taps
+from lmx.tasks import _heads
 from lmx.tasks._cross_entropy import cross_entropy
 
 METRICS = ("perplexity",)
@@ -124,16 +125,13 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     comes from `hidden`, and under jit the logits are never made.
     """
     wanted = labels(batch)
-    real = wanted != IGNORED
     head = outputs.get("head")
     if head is not None and head["of"] is outputs["logits"]:
         axis = 0 if "embedding" in head else 1
         total = cross_entropy(outputs["hidden"], head["embedding" if axis == 0 else "kernel"], wanted, axis)
     else:
-        logits = outputs["logits"].astype(np.promote_types(outputs["logits"].dtype, np.float32))
-        picked = jnp.take_along_axis(logits, jnp.where(real, wanted, 0)[..., None], axis=-1)[..., 0]
-        total = jnp.sum(jnp.where(real, jax.nn.logsumexp(logits, axis=-1) - picked, 0))
-    count = jnp.sum(real).astype(total.dtype)
+        total = _heads.negative_log(outputs["logits"], wanted)[0]
+    count = jnp.sum(wanted != IGNORED).astype(total.dtype)
     return total, count, {"loss": total, "tokens": count}
 
 

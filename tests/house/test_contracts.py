@@ -81,6 +81,7 @@ PLANTED = {
     "door-transformers": ("lmx/hf/__init__.py", "import transformers"),
     "door-tokenizers": ("data_prep/__init__.py", "from tokenizers import Tokenizer"),
     "door-safetensors": ("lmx/runs/__init__.py", "import safetensors.numpy"),
+    "door-huggingface-hub": ("lmx/hf/__init__.py", "from huggingface_hub import HfApi"),
     "door-grain": ("lmx/training/__init__.py", "import grain"),
     "door-array-record": ("data_prep/__init__.py", "from array_record.python import array_record_module"),
     "door-tensorboardx": ("lmx/report.py", "import tensorboardX"),

@@ -32,6 +32,18 @@ SMALL: dict[str, dict[str, Any]] = {
         dropout_attention=0.1,
         dropout_residual=0.1,
     ),
+    "bert": dict(
+        vocab_size=31,
+        positions=12,
+        width=15,
+        layers=2,
+        heads=3,
+        mlp_width=20,
+        types=3,
+        init_range=0.3,
+        dropout_hidden=0.1,
+        dropout_attention=0.1,
+    ),
 }
 OTHER: dict[str, dict[str, Any]] = {
     "gpt2": dict(
@@ -52,9 +64,27 @@ OTHER: dict[str, dict[str, Any]] = {
         upcast_attention=True,
         tie_embeddings=False,
     ),
+    "bert": dict(
+        vocab_size=32,
+        positions=13,
+        width=12,
+        layers=3,
+        heads=5,
+        mlp_width=21,
+        types=2,
+        activation="relu",
+        norm_epsilon=0.1,
+        dropout_hidden=0.3,
+        dropout_attention=0.3,
+        init_range=0.2,
+        tie_embeddings=False,
+        pooler=False,
+    ),
 }
 # Fields that change the task's head instead of the body.
-OF_THE_HEAD = {"gpt2": {"tie_embeddings"}}
+OF_THE_HEAD = {"gpt2": {"tie_embeddings"}, "bert": {"tie_embeddings"}}
+# Fields that config.json does not have, because transformers' class fixes them.
+OF_THE_CLASS = {"gpt2": set[str](), "bert": {"pooler"}}
 DECODERS = {"gpt2"}
 
 NAMES = plugin.names("lmx.models")
@@ -63,6 +93,16 @@ B, T = 3, 9
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=sorted(DECODERS))
+def decoder(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=sorted(set(NAMES) - DECODERS))
+def encoder(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
@@ -89,6 +129,10 @@ def started(model: Model, seed: int = 0) -> Params:
     )
 
 
+def layout(shelf: ModuleType, config: Any) -> convert.Layout:
+    return convert.Layout(shelf.HF, HeadTable("none"), config.layers, tied=True)
+
+
 def test_every_model_is_described_here() -> None:
     assert set(NAMES) == set(SMALL) == set(OTHER)
 
@@ -111,9 +155,10 @@ def test_axes_have_no_dead_rule(name: str, shelf: ModuleType) -> None:
 def test_hf_table_is_one_to_one(name: str, shelf: ModuleType) -> None:
     config, model = small(shelf, name)
     fields = [field.name for field in dataclasses.fields(shelf.Config)]
-    assert sorted(own for own, _ in shelf.HF.fields) == sorted(fields)
-    assert len({theirs for _, theirs in shelf.HF.fields}) == len(fields)
-    found = [leaf for e in convert.entries(shelf.HF, HeadTable("none"), config.layers) for leaf in e.leaves]
+    mapped = [own for own, _ in shelf.HF.fields]
+    assert sorted(mapped) == sorted(set(fields) - OF_THE_CLASS[name])
+    assert len({theirs for _, theirs in shelf.HF.fields}) == len(mapped)
+    found = [leaf for entry in layout(shelf, config).entries() for leaf in entry.leaves]
     assert sorted(found) == sorted(tree.flatten(jax.eval_shape(model.init, jax.random.key(0))))
 
 
@@ -121,12 +166,20 @@ def test_hf_round_trip_is_exact(name: str, shelf: ModuleType) -> None:
     config, model = small(shelf, name)
     params = started(model)
     shapes = {path: leaf.shape for path, leaf in tree.flatten(params).items()}
-    stored = convert.to_tensors(params, shelf.HF, HeadTable("none"), config.layers)
-    back = convert.from_tensors(stored, shapes, shelf.HF, HeadTable("none"), config.layers)
-    for path, leaf in tree.flatten(params).items():
-        np.testing.assert_array_equal(tree.flatten(back)[path], leaf, err_msg=path)
-    again = convert.to_tensors(back, shelf.HF, HeadTable("none"), config.layers)
-    assert {n: t.tobytes() for n, t in again.items()} == {n: t.tobytes() for n, t in stored.items()}
+    leaves = tree.flatten(params)
+    planned = convert.written(shapes, layout(shelf, config))
+    stored = {tensor: convert.join(entry, leaves) for tensor, (entry, _) in planned.items()}
+    assert {tensor: array.shape for tensor, array in stored.items()} == {
+        t: s for t, (_, s) in planned.items()
+    }
+    back = {
+        path: leaf
+        for t, (entry, _) in planned.items()
+        for path, leaf in convert.split(entry, stored[t]).items()
+    }
+    assert back.keys() == leaves.keys()
+    for path, leaf in leaves.items():
+        np.testing.assert_array_equal(back[path], leaf, err_msg=path)
 
 
 def test_every_config_field_changes_something(name: str, shelf: ModuleType) -> None:
@@ -186,10 +239,8 @@ def test_documents_in_a_row_do_not_see_each_other(name: str, shelf: ModuleType) 
     assert np.abs(leaky[:, 4:] - packed[:, 4:]).max() > 1e-2
 
 
-def test_decoders_never_see_ahead(name: str, shelf: ModuleType) -> None:
-    if name not in DECODERS:
-        pytest.skip("not a decoder")
-    _, model = small(shelf, name)
+def test_decoders_never_see_ahead(decoder: str) -> None:
+    _, model = small(plugin.find("lmx.models", decoder), decoder)
     params, tokens = started(model), ids()
     changed = tokens.at[:, 5:].set((tokens[:, 5:] + 1) % 31)
     one = model.apply(params, {"input_ids": tokens})["hidden"]
@@ -198,11 +249,20 @@ def test_decoders_never_see_ahead(name: str, shelf: ModuleType) -> None:
     assert np.abs(one[:, 5:] - two[:, 5:]).min(axis=(0, 2)).max() > 0
 
 
+def test_encoders_see_both_ways_and_have_no_cache(encoder: str) -> None:
+    _, model = small(plugin.find("lmx.models", encoder), encoder)
+    params, tokens = started(model), ids()
+    changed = tokens.at[:, 8].set((tokens[:, 8] + 1) % 31)
+    one = model.apply(params, {"input_ids": tokens})["hidden"]
+    two = model.apply(params, {"input_ids": changed})["hidden"]
+    assert np.abs(one[:, 0] - two[:, 0]).max() > 1e-4
+    with pytest.raises(UserError, match="no cache"):
+        model.apply(params, {"input_ids": tokens}, cache=12)
+
+
 @pytest.mark.parametrize("pad", [0, 3])
-def test_cached_equals_uncached(name: str, shelf: ModuleType, pad: int) -> None:
-    if name not in DECODERS:
-        pytest.skip("not a decoder")
-    _, model = small(shelf, name)
+def test_cached_equals_uncached(decoder: str, pad: int) -> None:
+    _, model = small(plugin.find("lmx.models", decoder), decoder)
     params, tokens = started(model), ids()
     whole = model.apply(params, {"input_ids": tokens})["hidden"]
     first = jnp.pad(tokens[:, :4], ((0, 0), (pad, 0)), constant_values=5)
@@ -268,7 +328,7 @@ def test_dropout_draws_by_example_and_step(name: str, shelf: ModuleType) -> None
         ("width", 0, "at least 1"),
         ("width", 16, "does not divide"),
         ("heads", True, "whole number"),
-        ("dropout_embed", 1.0, "probability"),
+        ("dropout_attention", 1.0, "probability"),
         ("activation", "geluu", "did you mean 'gelu'"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_save_holds_the_state_at_its_step_though_the_step_gives_its_buffers_up
 
 
 def test_dropout_differs_from_step_to_step() -> None:
-    """At rate 0 nothing moves, so that the same batch shows the masks alone: new at each step, the same again."""
+    """At rate 0 nothing moves, so the same batch shows the masks alone: new at each step, the same again."""
     devices, built = mesh.make(1), model()
     chain = optim.build("adamw", lambda count: 0.0, decay=0.0, clip=1.0, b1=0.9, b2=0.95, epsilon=1e-8)
     update = step.build(built, causal_lm.objective(built), chain, seed=0, mesh=devices)

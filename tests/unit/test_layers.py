@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lmx.core import memory, rng
+from lmx.core import functions, memory, rng
 from lmx.core.types import IGNORED
-from lmx.models import _attention, _layers, gpt2
+from lmx.models import _attention, _sequence, gpt2
 from lmx.tasks import causal_lm
 from lmx.tasks._cross_entropy import cross_entropy
 
@@ -38,31 +38,31 @@ def spread(mesh_size: int) -> NamedSharding:
 def test_gelu_at_known_points() -> None:
     points = jnp.array([1.0, 2.0, 3.0])
     np.testing.assert_allclose(
-        _layers.activation("gelu")(points), [0.8413447, 1.9544997, 2.9959505], atol=3e-7
+        functions.activation("gelu")(points), [0.8413447, 1.9544997, 2.9959505], atol=3e-7
     )
     np.testing.assert_allclose(
-        _layers.activation("gelu_new")(points), [0.8411920, 1.9545977, 2.9963626], atol=3e-7
+        functions.activation("gelu_new")(points), [0.8411920, 1.9545977, 2.9963626], atol=3e-7
     )
 
 
 def test_the_two_gelus_differ_most_at_2_70() -> None:
     with jax.enable_x64(True):
         x = jnp.linspace(-6, 6, 2401)
-        gap = np.abs(_layers.activation("gelu")(x) - _layers.activation("gelu_new")(x))
+        gap = np.abs(functions.activation("gelu")(x) - functions.activation("gelu_new")(x))
     assert gap.max() == pytest.approx(4.73e-4, abs=5e-7)
     assert abs(float(x[int(gap.argmax())])) == pytest.approx(2.70, abs=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(_layers.ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted(functions.ACTIVATIONS))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-5)])
 def test_activate_dense_is_the_two_in_turn(name: str, dtype: Any, tolerance: float) -> None:
-    act = _layers.activation(name)
+    act = functions.activation(name)
     with jax.enable_x64(dtype is np.float64):
         args = [
             jnp.asarray(draw(i, *shape, dtype=dtype)) for i, shape in enumerate([(2, 5, 7), (7, 3), (3,)])
         ]
         agree(
-            lambda x, kernel, bias: _layers.activate_dense(x, kernel, bias, act),
+            lambda x, kernel, bias: functions.activate_dense(x, kernel, bias, act),
             lambda x, kernel, bias: (
                 jnp.einsum("btd,df->btf", act(x), kernel, precision="highest") + bias[None, None]
             ),
@@ -88,14 +88,14 @@ def agree(ours: Callable[..., Any], plain: Callable[..., Any], args: list[Any], 
 
 def test_layer_norm_by_hand() -> None:
     # Mean 2, variance 2/3; with epsilon 1/3 the divisor is 1.
-    y = _layers.layer_norm(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([1.0, 1.0, 2.0]), jnp.ones(3), 1 / 3)
+    y = functions.layer_norm(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([1.0, 1.0, 2.0]), jnp.ones(3), 1 / 3)
     np.testing.assert_allclose(y, [[0.0, 1.0, 3.0]], atol=1e-6)
 
 
 def test_layer_norm_epsilon_is_inside_the_root() -> None:
-    constant = _layers.layer_norm(jnp.full((1, 4), 7.0), jnp.ones(4), jnp.zeros(4), 1e-5)
+    constant = functions.layer_norm(jnp.full((1, 4), 7.0), jnp.ones(4), jnp.zeros(4), 1e-5)
     np.testing.assert_array_equal(constant, jnp.zeros((1, 4)))
-    small = _layers.layer_norm(jnp.array([[-1e-3, 1e-3]]), jnp.ones(2), jnp.zeros(2), 1e-5)
+    small = functions.layer_norm(jnp.array([[-1e-3, 1e-3]]), jnp.ones(2), jnp.zeros(2), 1e-5)
     np.testing.assert_allclose(small, np.array([[-1, 1]]) * 1e-3 / np.sqrt(1e-6 + 1e-5), rtol=1e-5)
 
 
@@ -108,13 +108,13 @@ def test_layer_norm_gradient(dtype: Any, tolerance: float) -> None:
 
     with jax.enable_x64(dtype is np.float64):
         args = [jnp.asarray(draw(i, *shape, dtype=dtype)) for i, shape in enumerate([(9, 13), (13,), (13,)])]
-        agree(lambda x, s, b: _layers.layer_norm(x, s, b, 1e-5), plain, args, tolerance)
+        agree(lambda x, s, b: functions.layer_norm(x, s, b, 1e-5), plain, args, tolerance)
 
 
 def test_half_precision_is_normalised_in_f32() -> None:
     x = jnp.asarray(300 + draw(0, 4, 64), jnp.bfloat16)  # squares of 300 would drown the variance in bf16
-    wide = _layers.layer_norm(x.astype(jnp.float32), jnp.ones(64), jnp.zeros(64), 1e-5)
-    half = _layers.layer_norm(x, jnp.ones(64), jnp.zeros(64), 1e-5)
+    wide = functions.layer_norm(x.astype(jnp.float32), jnp.ones(64), jnp.zeros(64), 1e-5)
+    half = functions.layer_norm(x, jnp.ones(64), jnp.zeros(64), 1e-5)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), wide, atol=0.02)
 
@@ -153,7 +153,7 @@ def test_attention_against_loops(kind: str, edges: tuple[int, ...]) -> None:
     with jax.enable_x64(True):
         query, key, value = (draw(i, B, T, H, K) for i in range(3))
         batch = {name: jnp.asarray(array) for name, array in batches()[kind].items()}
-        mask = _layers.visible(batch, T, None)
+        mask = _sequence.visible(batch, T, None)
         expected = naive(query, key, value, np.asarray(mask), 0.3)
         args = [jnp.asarray(x) for x in (query, key, value)]
         np.testing.assert_allclose(_attention._attend(*args, mask, 0.3, edges), expected, atol=1e-12)
@@ -162,9 +162,9 @@ def test_attention_against_loops(kind: str, edges: tuple[int, ...]) -> None:
 
 
 def test_masks_by_hand() -> None:
-    left = _layers.visible({"attention_mask": jnp.array([[0, 1, 1]])}, 3, None)[0, 0]
+    left = _sequence.visible({"attention_mask": jnp.array([[0, 1, 1]])}, 3, None)[0, 0]
     np.testing.assert_array_equal(left, np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]], bool))
-    packed = _layers.visible({"segment_ids": jnp.array([[1, 1, 2]])}, 3, None)[0, 0]
+    packed = _sequence.visible({"segment_ids": jnp.array([[1, 1, 2]])}, 3, None)[0, 0]
     np.testing.assert_array_equal(packed, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool))
 
 
@@ -173,7 +173,7 @@ def test_masks_by_hand() -> None:
 def test_attention_gradient(edges: tuple[int, ...], dtype: Any, tolerance: float) -> None:
     with jax.enable_x64(dtype is np.float64):
         args = [jnp.asarray(draw(i, B, T, H, K, dtype=dtype)) for i in range(3)]
-        mask = _layers.visible({"segment_ids": jnp.asarray(batches()["segments"]["segment_ids"])}, T, None)
+        mask = _sequence.visible({"segment_ids": jnp.asarray(batches()["segments"]["segment_ids"])}, T, None)
 
         def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             weights = _attention.attention_weights(query, key, mask, 0.3, upcast=False)
@@ -200,7 +200,7 @@ def test_long_sequences_are_cut_and_short_ones_are_not() -> None:
 def test_half_precision_keeps_its_softmax_in_f32() -> None:
     args = [jnp.asarray(draw(i, 1, 600, 1, 8), jnp.bfloat16) for i in range(3)]
     args[2] = jnp.ones_like(args[2])  # weights that add up to 1 leave it as it is
-    out = _attention.attend(*args, _layers.visible({}, 600, None), 1e-3, causal=True)
+    out = _attention.attend(*args, _sequence.visible({}, 600, None), 1e-3, causal=True)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1, atol=0.01)
 
@@ -212,7 +212,7 @@ def test_dropout_keeps_the_mean_exactly() -> None:
     keys = rng.example_keys(jax.random.key(0), jnp.arange(4))
     for rate in (0.1, 0.5, 1 / 3):
         dropped = round(rate * 65536) / 65536
-        out = np.asarray(_layers.dropout(jnp.ones((4, 50_000)), rate, keys, 1))
+        out = np.asarray(functions.dropout(jnp.ones((4, 50_000)), rate, keys, 1))
         assert set(np.unique(out)) == {np.float32(0), np.float32(1 / (1 - dropped))}
         assert (out == 0).mean() == pytest.approx(
             dropped, abs=5 * np.sqrt(dropped * (1 - dropped) / out.size)
@@ -222,13 +222,13 @@ def test_dropout_keeps_the_mean_exactly() -> None:
 def test_dropout_is_off_without_keys_or_rate() -> None:
     x = jnp.ones((2, 3))
     keys = rng.example_keys(jax.random.key(0), jnp.arange(2))
-    assert _layers.dropout(x, 0.5, None, 0) is x
-    assert _layers.dropout(x, 0.0, keys, 0) is x
+    assert functions.dropout(x, 0.5, None, 0) is x
+    assert functions.dropout(x, 0.0, keys, 0) is x
 
 
 def test_dropout_masks_do_not_depend_on_the_devices() -> None:
     def masked(x: jax.Array, index: jax.Array) -> jax.Array:
-        return _layers.dropout(x, 0.3, rng.example_keys(jax.random.key(7), index), 5)
+        return functions.dropout(x, 0.3, rng.example_keys(jax.random.key(7), index), 5)
 
     x, index = np.ones((8, 37), np.float32), np.arange(100, 108)
     outs = [

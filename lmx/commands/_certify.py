@@ -1,0 +1,146 @@
+"""Certificates, wired: import a folder with one, and check what was imported or exported."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmx import tokenizer as tokenizers_
+from lmx.commands import _build, _hf, _wire
+from lmx.core import tree
+from lmx.core.errors import UserError
+from lmx.core.types import Checkpoint
+from lmx.hf import certificate, folder, hub, oracle, probe, transfer
+from lmx.hf._open import open_folder
+from lmx.runs.checkpoints import Checkpoints
+
+Say = Callable[[str], None]
+
+TOLERANCE = 1e-5
+"""How far the outputs may be from the certificate's, or torch's, by max(1, the largest value)."""
+
+
+def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Checkpoint:
+    """Import a Hugging Face folder, or a model of the hub, as an lmx checkpoint with its certificate.
+
+    options: those of `_hf.read`. The folder appears whole, by a rename; what was dropped, started anew or
+    ignored is said and certified. Errors: UserError, one line.
+    """
+    source = hub.fetch(reference) if hub.is_reference(reference) else Path(reference)
+    if not source.is_dir():
+        raise UserError(
+            f"{reference}: no such folder; expected a Hugging Face folder or hf://ORG/NAME@REVISION"
+        )
+    if (source / "checkpoints").is_dir():
+        raise UserError(f"{reference} is a run of lmx already; expected a Hugging Face folder")
+    text = None
+    if tokenizers_.exists(source):
+        tokenizers_.probe(source)
+        text = tokenizers_.load(source)
+    with folder.staged(target) as work:
+        found = _hf.read(source, **options)
+        for note in found.notes:
+            say(f"{reference}: {note}")
+        checkpoint = found.checkpoint
+        if text is not None:
+            text.check_vocabulary(checkpoint.config["model"]["vocab_size"], str(source))
+            text.save(work / "data" / "tokenizer")
+        config = {**checkpoint.config, "data": {"folder": "", "boundary": True}}
+        with closing(Checkpoints(work / "checkpoints")) as kept:
+            kept.save(0, checkpoint.params, facts={"config": config, "loss": None, "data": ""})
+        leaves = tree.flatten(checkpoint.params)
+        certificate.write(
+            work,
+            {
+                "kind": "import",
+                "source": {"reference": _named(reference), **_hf.source(source)},
+                "target": {"files": certificate.files(work), "leaves": transfer.digests(leaves)},
+                "audit": certificate.audit(found.plan, found.ignored),
+                "parameters": sum(leaf.size for leaf in leaves.values()),
+                "config": {name: checkpoint.config[name] for name in ("model", "task")},
+                "tokenizer": None if text is None else text.sha256,
+                "probe": _hf.probed(checkpoint, checkpoint.params),
+            },
+        )
+    return checkpoint
+
+
+def _named(reference: str) -> str:
+    """Return how a certificate names its source: a hub reference, or a folder's own name, not its place."""
+    return reference if hub.is_reference(reference) else Path(reference).resolve().name
+
+
+def verify(path: Path, *, say: Say) -> None:
+    """Check a folder against its certificate, and, where torch is installed, its outputs against torch's.
+
+    Errors: UserError, one line, naming everything that differs.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; expected what `lmx import-hf` or `lmx export-hf` made")
+    known = certificate.read(path)
+    target = known["target"]
+    lines = certificate.compare("file", target["files"], certificate.files(path))
+    _refuse(path, lines)
+    say(f"files: {len(target['files'])} unchanged, by SHA-256")
+    found = _wire.checkpoint(str(path))
+    leaves = tree.flatten(found.params)
+    if known["kind"] == "export":
+        with open_folder(path) as stored:
+            held = {name: one["sha256"] for name, one in certificate.tensors(stored).items()}
+        lines = certificate.compare("tensor", target["tensors"], held)
+    else:
+        lines = certificate.compare("leaf", target["leaves"], transfer.digests(leaves))
+    count = sum(leaf.size for leaf in leaves.values())
+    if count != known["parameters"]:
+        lines.append(f"! {count:,} parameters, certified {known['parameters']:,}")
+    for section in ("model", "task"):
+        lines += certificate.compare(section, known["config"][section], found.config[section])
+    text = _wire.tokenizer(found).sha256 if found.folder is not None else None
+    if text != known["tokenizer"]:
+        lines.append("! the tokenizer differs")
+    _refuse(path, lines)
+    say(f"tensors: {len(target.get('tensors', target.get('leaves')))} unchanged; {count:,} parameters")
+    outputs = probe.run(_build.model(found.config), found.params, _hf.probe_batch(found.config))
+    gaps = probe.differences(known["probe"], probe.summary(outputs))
+    _refuse(
+        path, [f"! output {name} differs by {gap:.1e}" for name, gap in gaps.items() if not gap <= TOLERANCE]
+    )
+    say(
+        "outputs: "
+        + ", ".join(f"{name} {'equal' if not gap else f'{gap:.1e}'}" for name, gap in gaps.items())
+    )
+    _against_torch(path, found, outputs, say)
+
+
+def _refuse(path: Path, lines: list[str]) -> None:
+    if lines:
+        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+        told = f"{'; '.join(lines[:8])}{more}"
+        raise UserError(f"{path} is not what its certificate says (- missing, + surplus, ! other): {told}")
+
+
+def _against_torch(path: Path, found: Checkpoint, outputs: dict[str, np.ndarray], say: Say) -> None:
+    if not oracle.present():
+        say("torch: not compared, for it is not installed; pip install 'lmx[parity]' brings it")
+        return
+    head = _build.head_table(found.config)
+    assert head is not None, "what has a certificate has a class in transformers"
+    with tempfile.TemporaryDirectory() as work:
+        exported = path
+        if (path / "checkpoints").is_dir():
+            exported = Path(work) / "exported"
+            _hf.write(found, exported)
+        batch = _hf.probe_batch(found.config)
+        theirs = oracle.judge(exported, head.architecture, batch)
+    ours = {name: array for name, array in outputs.items() if name in theirs}
+    lines = []
+    for name, (absolute, relative) in oracle.differences(ours, theirs, batch["attention_mask"]).items():
+        say(f"torch: {name} differs by {absolute:.1e}, {relative:.1e} of the largest value")
+        if relative > TOLERANCE:
+            lines.append(f"! output {name} differs from torch's by {relative:.1e}")
+    _refuse(path, lines)

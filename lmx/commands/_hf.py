@@ -1,0 +1,287 @@
+"""Hugging Face folders, wired: which model and task, the tables, the tensors, the certificate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx import tokenizer as tokenizers_
+from lmx.commands import _build
+from lmx.core import plugin, rng, tree
+from lmx.core.errors import UserError
+from lmx.core.hf_table import HeadTable, Table
+from lmx.core.types import Checkpoint
+from lmx.hf import certificate, convert, folder, probe, settings, transfer
+from lmx.hf._open import open_folder
+from lmx.hf.convert import Layout, Plan
+from lmx.hf.stored import Stored
+
+Say = Callable[[str], None]
+
+PADDED = 1024
+"""A stored vocabulary may be padded by fewer rows than this."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """A checkpoint read from a Hugging Face folder, and how: the plan, the config's ignored keys, notes."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read(
+    path: Path,
+    *,
+    task: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    allow_nonfinite: bool = False,
+    seed: int = 0,
+) -> Import:
+    """Return the checkpoint of a Hugging Face folder.
+
+    task: name and options of another task than the folder's own; what that task's head has and the folder
+    has not starts anew, from the seed. dtype: the parameters' type. allow_nonfinite: read weights that are
+    NaN or infinite.
+    Errors: UserError, one line, naming the file and the fault; nothing large is allocated before the config
+    and the headers agree.
+    """
+    stored_config = settings.read(path)
+    model_type = stored_config.get("model_type")
+    if model_type not in plugin.names("lmx.models"):
+        known = ", ".join(plugin.names("lmx.models"))
+        raise UserError(f"{path}: model_type={model_type!r}; lmx reads: {known}")
+    table, heads = _build.tables(str(model_type))
+    own = settings.choose(stored_config, heads, path)
+    name = task["name"] if task is not None else own
+    if name not in heads:
+        raise UserError(f"{path}: a {model_type} has no task {name!r}; it has: {', '.join(heads)}")
+    with open_folder(path) as stored:
+        notes: list[str] = []
+        config = _config(path, stored_config, stored, table, heads[name], name, task, notes)
+        built = _build.model(config)
+        shapes = {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()}
+        layout = _layout(config, table, heads)
+        try:
+            plan = convert.plan(stored.specs, shapes, layout, may_start=name != own)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        here = jax.devices()[0]
+        params = transfer.read(
+            stored,
+            plan,
+            dtype=dtype,
+            place=lambda _, leaf: jax.device_put(leaf, here, may_alias=True),  # nobody else holds its memory
+            allow_nonfinite=allow_nonfinite,
+        )
+        config["hf"] |= _types(stored, plan, layout)
+    params = tree.merge(params, _started(built, plan.fresh, seed, dtype))
+    ignored = settings.kept(stored_config, table)[1]
+    found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
+    return Import(found, plan, ignored, tuple(notes + _notes(plan, ignored)))
+
+
+def _config(
+    path: Path,
+    stored_config: Mapping[str, Any],
+    stored: Stored,
+    table: Table,
+    head: HeadTable,
+    name: str,
+    task: Mapping[str, Any] | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Return the checkpoint's config; its sizes are held against the headers where that saves work."""
+    fields = {**settings.model_fields(stored_config, table), **head.model}
+    names = [convert.modern(tensor, table) for tensor in stored.specs]
+    fields |= {own: any(n.endswith(tensor) for n in names) for own, tensor in head.optional.items()}
+    layers = convert.layers_in(list(stored.specs), table)
+    own = dict(table.fields)
+    if fields.get("layers", layers) != layers:
+        raise UserError(
+            f"{path}: config.json has {own['layers']}={fields['layers']!r}, but the weights count {layers}"
+        )
+    rows = _rows(stored, table)
+    size = fields.get("vocab_size")
+    if isinstance(size, int) and rows is not None and size < rows < size + PADDED:
+        notes.append(f"the stored vocabulary is padded: {rows} rows for {size} ids; all are kept")
+        fields["vocab_size"] = rows
+    options = dict(task) if task is not None else {"name": name, **settings.task_options(stored_config, head)}
+    try:
+        checked = _build.model_config({"name": table.model_type, **fields})
+    except UserError as error:
+        raise UserError(f"{path / settings.CONFIG}: {error}") from error
+    return {
+        "model": {"name": table.model_type, **dataclasses.asdict(checked)},
+        "task": {**head.task, **options},
+        "hf": {"config": settings.kept(stored_config, table)[0], "generation": _generation(path)},
+    }
+
+
+def _rows(stored: Stored, table: Table) -> int | None:
+    """Return how many rows the stored token embeddings have."""
+    name = table.entries[0].tensor
+    spec = stored.specs.get(table.prefix + name) or stored.specs.get(name)
+    return spec.shape[0] if spec is not None and spec.shape else None
+
+
+def _generation(path: Path) -> dict[str, Any]:
+    """Return what generation_config.json holds, for an export to give back; nothing where there is none."""
+    file = path / "generation_config.json"
+    if not file.is_file():
+        return {}
+    found = settings.read(path, file.name)
+    return {name: value for name, value in found.items() if name != "transformers_version"}
+
+
+def _layout(config: Mapping[str, Any], table: Table, heads: Mapping[str, HeadTable]) -> Layout:
+    model, name = config["model"], config["task"]["name"]
+    others = tuple(head for other, head in heads.items() if other != name)
+    return Layout(table, heads[name], model["layers"], model["tie_embeddings"], others)
+
+
+def _types(stored: Stored, plan: Plan, layout: Layout) -> dict[str, Any]:
+    """Return the type most tensors were stored in, and {tensor: type} of the others, by names as written."""
+    kinds = {entry.tensor: stored.specs[plan.names[entry.tensor]].dtype for entry in plan.entries}
+    kinds |= {e.twin: kinds[e.tensor] for e in plan.entries if e.twin is not None and not layout.tied}
+    counted = [*kinds.values()]
+    most = max(sorted(set(counted)), key=counted.count)
+    return {"dtype": most, "types": {name: kind for name, kind in kinds.items() if kind != most}}
+
+
+def _started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[str, Any]:
+    """Return new leaves for these paths; under jit nothing else of the model is made."""
+    if not fresh:
+        return {}
+
+    def chosen(key: Any) -> dict[str, Any]:
+        leaves = tree.flatten(built.init(key))
+        return {path: leaves[path].astype(jnp.dtype(dtype)) for path in fresh}
+
+    return tree.unflatten(jax.jit(chosen)(rng.stream_key(seed, 0, "init")))
+
+
+def _notes(plan: Plan, ignored: tuple[str, ...]) -> list[str]:
+    found = []
+    if plan.fresh:
+        found.append(f"started anew, for the folder has them not: {', '.join(plan.fresh)}")
+    reasons: dict[str, list[str]] = {}
+    for name, why in plan.dropped.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        found.append(f"not read ({why}): {', '.join(names[:3])}{more}")
+    if ignored:
+        found.append(f"ignored in config.json, for lmx runs no foreign code: {', '.join(ignored)}")
+    return found
+
+
+def source(path: Path) -> dict[str, Any]:
+    """Return what a certificate says of a Hugging Face folder that was read."""
+    with open_folder(path) as stored:
+        return {"files": certificate.files(path), "tensors": certificate.tensors(stored)}
+
+
+def write(
+    found: Checkpoint, target: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+) -> None:
+    """Write a checkpoint as a Hugging Face folder with its tokenizer, if it has one, and its certificate.
+
+    dtype: the type to store; None for that of the folder it was read from, else float32.
+    """
+    model_type = found.config["model"]["name"]
+    table, heads = _build.tables(model_type)
+    task = found.config["task"]
+    if task["name"] not in heads:
+        raise UserError(f"a {model_type} with the task {task['name']!r} has no class in transformers")
+    came = found.config.get("hf", {})
+    layout = _layout(found.config, table, heads)
+    text = tokenizers_.load(found.folder) if found.folder is not None else None
+    fields = dataclasses.asdict(_build.model_config(found.config["model"]))
+    if text is not None:
+        text.check_vocabulary(fields["vocab_size"], str(found.folder))
+    others = {**_special(model_type, text), **came.get("config", {})}
+    built = _build.model(found.config)
+    params = built.fold(found.params)
+    kind = dtype or came.get("dtype", "float32")
+    config = settings.written(fields, task, table, layout.head, others=others, dtype=kind)
+    with folder.staged(target) as work:
+        digests = folder.write(
+            work,
+            params,
+            config,
+            layout,
+            types=came.get("types", {}) if dtype is None else {},
+            special=_for_generation(task["name"], others, came.get("generation", {})),
+            card=_card(found, fields, layout.head),
+            shard_bytes=shard_bytes,
+        )
+        if text is not None:
+            text.save(work, model_max_length=text.model_max_length or fields["positions"])
+        leaves = tree.flatten(params)
+        certificate.write(
+            work,
+            {
+                "kind": "export",
+                "source": {"step": found.step, "leaves": transfer.digests(leaves)},
+                "target": {"files": certificate.files(work), "tensors": digests},
+                "parameters": sum(leaf.size for leaf in leaves.values()),
+                "config": {"model": found.config["model"], "task": task},
+                "tokenizer": None if text is None else text.sha256,
+                "probe": probed(found, params),
+            },
+        )
+
+
+def probed(found: Checkpoint, params: Any) -> dict[str, Any]:
+    """Return the summary of what a checkpoint's model makes of the fixed batch."""
+    return probe.summary(probe.run(_build.model(found.config), params, probe_batch(found.config)))
+
+
+def probe_batch(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fixed batch for a config."""
+    model = config["model"]
+    return probe.batch(
+        model["vocab_size"],
+        model["positions"],
+        model.get("types"),
+        choices=config["task"]["name"] == "multiple_choice",
+    )
+
+
+def _special(model_type: str, text: tokenizers_.Tokenizer | None) -> dict[str, Any]:
+    """Return the ids of special tokens for config.json; GPT-2's defaults would fit no other vocabulary."""
+    names = ("bos", "eos", "pad")
+    found = {f"{name}_token_id": getattr(text, f"{name}_id", None) for name in names}
+    if model_type == "bert":
+        return {name: value for name, value in found.items() if value is not None}
+    found["bos_token_id"] = found["eos_token_id"] if found["bos_token_id"] is None else found["bos_token_id"]
+    return found
+
+
+def _for_generation(task: str, config: Mapping[str, Any], came: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what generation_config.json holds; nothing for a task that continues no text."""
+    if task != "causal_lm":
+        return dict(came)
+    ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {**{name: value for name, value in ids.items() if value is not None}, **came}
+
+
+def _card(found: Checkpoint, fields: Mapping[str, Any], head: HeadTable) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
+    step = "" if found.step is None else f", step {found.step}"
+    return (
+        "---\nlibrary_name: transformers\ntags:\n- lmx\n---\n\n"
+        f"# {found.config['model']['name']}, written by lmx\n\n"
+        f"{count:,} parameters, {fields['layers']} layers, width {fields['width']}{step}.\n\n"
+        f"Open it with `transformers.{head.architecture}.from_pretrained` or `lmx.load`; "
+        "`lmx verify` checks it against conversion.json.\n"
+    )

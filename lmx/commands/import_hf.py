@@ -1,0 +1,43 @@
+"""Import: read a Hugging Face folder, or a model of the hub, into an lmx checkpoint with its certificate."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from lmx.core import log
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --source, --output, --task, --dtype, --allow-nonfinite and --seed."""
+    parser.add_argument("--source", required=True, help="a Hugging Face folder, or hf://ORG/NAME@REVISION")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to make; it must not exist")
+    parser.add_argument("--task", help="another task than the folder's own; its head starts anew")
+    parser.add_argument("--dtype", default="float32", help="the parameters' type; default: float32")
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="read weights that are NaN or infinite"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what starts anew; default: 0")
+
+
+def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Import, and say what came of it."""
+    from lmx.commands import _certify, _platform
+    from lmx.core import tree
+
+    _platform.start()
+    found = _certify.bring_in(
+        options.source,
+        options.output,
+        say=log.say,
+        task=None if options.task is None else {"name": options.task},
+        dtype=options.dtype,
+        allow_nonfinite=options.allow_nonfinite,
+        seed=options.seed,
+    )
+    count = sum(leaf.size for leaf in tree.flatten(found.params).values())
+    model, task = found.config["model"]["name"], found.config["task"]["name"]
+    print(f"imported: {options.output}, a {model} for {task} with {count:,} parameters")
+    print(f"check it: lmx verify {options.output}")
+    return 0

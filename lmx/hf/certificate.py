@@ -1,0 +1,103 @@
+"""conversion.json: what was converted, from what into what, so that it can be checked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmx.core.errors import UserError
+from lmx.core.version import VERSION
+from lmx.hf import settings, transfer
+from lmx.hf._safetensors import parse_object
+from lmx.hf.convert import Plan
+from lmx.hf.stored import Stored
+
+NAME = "conversion.json"
+FORMAT = 1
+LARGEST = 100_000_000
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Return {file: SHA-256} of all regular files in the folder and below, but the certificate."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != NAME:
+            found[name] = digest(path)
+    return found
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file. Errors: UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def tensors(stored: Stored) -> dict[str, dict[str, Any]]:
+    """Return {tensor: its type, shape and SHA-256}; one tensor at a time is in memory."""
+    found = {}
+    for name, spec in stored.specs.items():
+        found[name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "sha256": transfer.digest(stored.read(name)),
+        }
+    return found
+
+
+def audit(plan: Plan, ignored: tuple[str, ...]) -> dict[str, Any]:
+    """Return what became of every tensor of a file and of every key of its config.json."""
+    return {
+        "read": {plan.names[entry.tensor]: list(entry.leaves) for entry in plan.entries},
+        "dropped": dict(plan.dropped),
+        "started_anew": list(plan.fresh),
+        "config_keys_ignored": list(ignored),
+    }
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the certificate's content with its format, lmx's version, and the digest of it all."""
+    found = {**content, "format": FORMAT, "lmx": VERSION}
+    return {**found, "seal": _digest(found)}
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the certificate of a folder."""
+    (folder / NAME).write_text(settings.text(seal(content)), encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the certificate of a folder. Errors: UserError where there is none, or it was changed."""
+    path = folder / NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no {NAME} to check it by; `lmx import-hf` and `lmx export-hf` write one into what "
+            "they make"
+        )
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{path}: larger than {LARGEST:,} bytes; not a certificate of lmx")
+    found = parse_object(path.read_bytes(), f"{path}:")
+    if found.get("format") != FORMAT:
+        raise UserError(f"{path}: format {found.get('format')!r}; this lmx reads format {FORMAT}")
+    if found.get("seal") != _digest({name: value for name, value in found.items() if name != "seal"}):
+        raise UserError(f"{path}: the certificate itself was changed (its seal differs)")
+    return found
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def compare(name: str, certified: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return one line per entry that is missing (-), surplus (+) or different (!)."""
+    lines = [f"- {name} {key}" for key in certified if key not in found]
+    lines += [f"+ {name} {key}" for key in found if key not in certified]
+    return lines + [
+        f"! {name} {key} differs" for key in certified if key in found and certified[key] != found[key]
+    ]

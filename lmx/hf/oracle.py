@@ -1,0 +1,88 @@
+"""transformers on torch as a judge: in a process of its own, for lmx itself never imports torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lmx.core.errors import UserError
+
+SECONDS = 1800
+
+# What runs in the other process: arguments are the folder, the class, the batch's file and the result's file.
+# Attention is eager, the plain formula; the padding is found by the id that fills it.
+_JUDGE = """
+import sys
+import numpy as np, torch, transformers
+transformers.logging.set_verbosity_error()
+folder, name, inputs, results = sys.argv[1:]
+model = getattr(transformers, name).from_pretrained(
+    folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+    attn_implementation="eager", dtype=torch.float32).eval()
+batch = {key: torch.from_numpy(array).long() for key, array in np.load(inputs).items()}
+model.config.pad_token_id = model.config.vocab_size - 1
+with torch.no_grad():
+    found = model(**batch, output_hidden_states=True)
+names = {"pooler_output": "pooled", "logits": "logits", "prediction_logits": "logits",
+         "seq_relationship_logits": "next_logits", "start_logits": "start_logits", "end_logits": "end_logits"}
+outputs = {ours: found[theirs].numpy() for theirs, ours in names.items() if found.get(theirs) is not None}
+outputs["hidden"] = found["hidden_states"][-1].numpy()
+np.savez(results, **outputs)
+"""
+
+
+def present() -> bool:
+    """Tell whether torch and transformers are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def judge(folder: Path, architecture: str, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of transformers' class on torch for the folder's weights in f32.
+
+    Errors: UserError where it cannot open the folder, with the last line it said.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        inputs, results = Path(work) / "inputs.npz", Path(work) / "results.npz"
+        np.savez(inputs, **batch)  # type: ignore[arg-type]
+        command = [sys.executable, "-c", _JUDGE, str(folder), architecture, str(inputs), str(results)]
+        quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+        try:
+            done = subprocess.run(
+                command, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{folder}: transformers did not finish within {SECONDS} s") from error
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            raise UserError(f"{folder}: transformers cannot open it as {architecture}: {last[:300]}")
+        with np.load(results) as found:
+            return {name: found[name] for name in found.files}
+
+
+def differences(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], mask: np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """Return {output: (largest absolute difference, the same by max(1, the largest value))}.
+
+    Of the outputs that both have, at real tokens only (`mask`, (..., T)), for what a decoder makes of padding
+    is nobody's business. A mismatch of shapes is infinite.
+    """
+    real = mask.reshape(-1, mask.shape[-1]) != 0
+    found = {}
+    for name in sorted(ours.keys() & theirs.keys()):
+        one, two = ours[name], theirs[name]
+        if one.shape != two.shape:
+            found[name] = (float("inf"), float("inf"))
+            continue
+        if one.shape[:2] == real.shape:
+            one, two = one[real], two[real]
+        gap = float(np.max(np.abs(one.astype(np.float64) - two)))
+        found[name] = (gap, gap / max(1.0, float(np.max(np.abs(two)))))
+    return found

@@ -1,0 +1,178 @@
+"""config.json to a model's config and a task's options, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmx.core.errors import UserError
+from lmx.core.hf_table import HeadTable, Table
+from lmx.hf._index import open_file
+from lmx.hf._safetensors import parse_object, quoted, read_at
+
+CONFIG = "config.json"
+LARGEST = 10_000_000  # bytes; real ones have a few thousand
+LARGEST_SIZE = 2**31 - 1
+
+_MULTI, _REGRESSION = "multi_label_classification", "regression"
+
+# Keys that tell who wrote the file, and how to open it with torch; they are written anew, or left out.
+_OURS = ("architectures", "dtype", "model_type", "torch_dtype", "transformers_version", "_name_or_path")
+
+
+def read(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Return config.json, or another file of settings.
+
+    Errors: UserError where it is missing, too large, or not one JSON object.
+    """
+    path = folder / name
+    if not os.path.lexists(path):
+        raise UserError(f"{folder}: no {name}; expected a run of lmx or a Hugging Face folder")
+    descriptor = open_file(folder, name)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > LARGEST:
+            raise UserError(f"{path}: {size:,} bytes; expected a config of at most {LARGEST:,}")
+        raw = bytearray(size)
+        read_at(path, descriptor, memoryview(raw), 0)
+    finally:
+        os.close(descriptor)
+    return parse_object(raw, f"{path}:")
+
+
+def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Path) -> str:
+    """Return the task of the class that config.json names; of the bare class where it names none.
+
+    heads: {task: its table} of the model. One class may do two tasks, told apart by `problem_type` or, as
+    transformers does, by the number of labels. Errors: UserError for another class, listing those known.
+    """
+    known = {head.architecture for head in heads.values()}
+    named = config.get("architectures")
+    if named is None:
+        return next(name for name, head in heads.items() if head.bare)
+    if not isinstance(named, list) or not named or named[0] not in known:
+        raise UserError(
+            f"{folder / CONFIG}: architectures={quoted(named)}; lmx reads: {', '.join(sorted(known))}"
+        )
+    fitting = {name: head for name, head in heads.items() if head.architecture == named[0]}
+    if len(fitting) == 1:
+        return next(iter(fitting))
+    problem = config.get("problem_type")
+    if problem is None:
+        problem = _REGRESSION if _count(config) == 1 else "single_label_classification"
+    for name, head in fitting.items():
+        if problem in head.problems:
+            return name
+    every = [known for head in fitting.values() for known in head.problems]
+    raise UserError(
+        f"{folder / CONFIG}: problem_type={quoted(problem)}; expected null or one of {', '.join(every)}"
+    )
+
+
+def model_fields(config: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """Return the model's config fields; those that are absent keep the model's defaults.
+
+    Errors: UserError where a field asks for what the model does not do, or a size is absurd.
+    """
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{CONFIG}: quantization_config is set; lmx reads float weights, convert them first")
+    for name, value in table.required.items():
+        found = config.get(name, value)
+        if found != value or isinstance(found, bool) != isinstance(value, bool):
+            raise UserError(
+                f"{CONFIG}: {name}={quoted(found)} is not supported for {table.model_type}; only {value!r} is"
+            )
+    fields = {own: config[theirs] for own, theirs in table.fields if theirs in config}
+    for own, theirs in table.fields:
+        value = fields.get(own)
+        if isinstance(value, int) and abs(value) > LARGEST_SIZE:
+            raise UserError(f"{CONFIG}: {theirs}={quoted(value)}; expected at most {LARGEST_SIZE:,}")
+    return fields
+
+
+def task_options(config: Mapping[str, Any], head: HeadTable) -> dict[str, Any]:
+    """Return the options of the task that config.json sets, and those that the class fixes."""
+    options = dict(head.task)
+    for own, theirs in head.options:
+        if theirs == "num_labels":
+            options[own] = _count(config)
+        elif theirs == "problem_type":
+            options[own] = config.get(theirs) == _MULTI
+        elif theirs == "classifier_dropout":  # transformers falls back to the body's
+            found = config.get(theirs)
+            found = config.get("hidden_dropout_prob") if found is None else found
+            options |= {} if found is None else {own: found}
+        else:
+            raise AssertionError(f"an option without a rule: {theirs}")
+    return options
+
+
+def _count(config: Mapping[str, Any]) -> Any:
+    """Return the number of labels, as transformers counts them: the names', or `num_labels`, or 2."""
+    names = config.get("id2label")
+    return len(names) if isinstance(names, dict) else config.get("num_labels", 2)
+
+
+def kept(config: Mapping[str, Any], table: Table) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return (what an export gives back as it was: ids of special tokens, names of labels, …; ignored keys).
+
+    Ignored is what would run code or choose an implementation: `auto_map`, `custom_*`, names that begin with
+    an underscore.
+    """
+    known = {theirs for _, theirs in table.fields} | set(_OURS)
+    others = {name: value for name, value in config.items() if name not in known}
+    ignored = tuple(
+        name
+        for name in others
+        if name.startswith(("_", "custom_")) or name in ("auto_map", "trust_remote_code")
+    )
+    return {name: value for name, value in others.items() if name not in ignored}, ignored
+
+
+def written(
+    fields: Mapping[str, Any],
+    options: Mapping[str, Any],
+    table: Table,
+    head: HeadTable,
+    *,
+    others: Mapping[str, Any],
+    dtype: str,
+) -> dict[str, Any]:
+    """Return config.json of a model: its fields, the task's options, and `others` as they are.
+
+    Errors: UserError where an option has a value that the class does not do.
+    """
+    for name, value in head.task.items():
+        if name != "dropout" and options.get(name, value) != value:
+            raise UserError(f"{head.architecture} has task.{name}={value}, not {options[name]}")
+    theirs = {name: fields[own] for own, name in table.fields}
+    config = {**others, **theirs, "architectures": [head.architecture], "model_type": table.model_type}
+    config["dtype"] = dtype
+    if head.labels is not None and _count(config) != head.labels:  # names of labels that another class had
+        for name in ("id2label", "label2id", "num_labels"):
+            config.pop(name, None)
+    for own, name in head.options:
+        if own not in options:
+            continue
+        value = options[own]
+        if name == "num_labels" and (value != _count(config) or "id2label" not in config):
+            config.pop("num_labels", None)
+            config["id2label"] = {str(i): f"LABEL_{i}" for i in range(value)}
+            config["label2id"] = {f"LABEL_{i}": i for i in range(value)}
+        elif name == "classifier_dropout" and value != task_options(config, head).get(own):
+            config[name] = value
+        elif name == "problem_type" and value != (config.get(name) == _MULTI):
+            config[name] = _MULTI if value else "single_label_classification"
+    if _REGRESSION in head.problems and config.get("problem_type") != _REGRESSION:
+        config["problem_type"] = _REGRESSION
+    elif head.problems and _REGRESSION not in head.problems and config.get("problem_type") == _REGRESSION:
+        config["problem_type"] = "single_label_classification"
+    return config
+
+
+def text(value: Mapping[str, Any]) -> str:
+    """Return JSON as lmx writes it: sorted and indented, with a line feed at its end."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"

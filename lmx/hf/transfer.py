@@ -1,0 +1,101 @@
+"""Tensors between files and devices, a few at a time, so that neither side is ever held twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from lmx.core import tree
+from lmx.core.errors import UserError
+from lmx.core.hf_table import Entry
+from lmx.hf.convert import Plan, split
+from lmx.hf.stored import Stored
+from lmx.hf.types import cast
+
+Place = Callable[[str, np.ndarray], Any]
+
+AHEAD = max(2, min(8, os.cpu_count() or 1))
+"""Tensors that are read at the same time."""
+
+
+def read(
+    stored: Stored, plan: Plan, *, dtype: str, place: Place, allow_nonfinite: bool = False
+) -> dict[str, Any]:
+    """Return the leaves of the plan's entries as a nested dict; those to be started anew are not in it.
+
+    dtype: the name of the leaves' type. place: puts a leaf (path, array) where it shall stay; it runs on
+    several threads.
+    Errors: UserError naming the tensor where values are NaN or infinite, unless allowed, or do not fit the
+    type; where two copies differ.
+    """
+    for copy, source in plan.equal:
+        if not np.array_equal(_bits(stored.read(copy)), _bits(stored.read(source))):
+            raise UserError(
+                f"{stored.folder}: {copy} is tied to {source} by the config, but the stored tensors differ; "
+                "set tie_word_embeddings to false in config.json to read them as two"
+            )
+
+    def one(entry: Entry) -> dict[str, Any]:
+        name = plan.names[entry.tensor]
+        tensor = stored.read(name)
+        wide = cast(tensor, dtype, f"{stored.folder}: {name}")
+        if not allow_nonfinite:
+            _check_finite(wide, f"{stored.folder}: {name} ({stored.specs[name].file})")
+        return {path: place(path, leaf) for path, leaf in split(entry, wide).items()}
+
+    leaves: dict[str, Any] = {}
+    for found in _in_order(one, plan.entries):
+        leaves |= found
+    return tree.unflatten(leaves)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _check_finite(tensor: np.ndarray, name: str) -> None:
+    # A sum is not finite where any of its terms is not; it takes no memory, and the scan follows only then.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum(tensor, dtype=np.promote_types(tensor.dtype, np.float32))
+    if np.isfinite(total):
+        return
+    wrong = int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
+    if wrong:
+        raise UserError(
+            f"{name} holds {wrong:,} values that are NaN or infinite; expected finite weights "
+            "(--allow-nonfinite, or allow_nonfinite=True, reads them all the same)"
+        )
+
+
+def _in_order(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yield `function(item)` of each item, in order, from a few threads; at most AHEAD wait or run."""
+    pending: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def digests(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """Return {path: SHA-256 of a leaf's bytes, in hexadecimal}."""
+
+    found = _in_order(lambda leaf: digest(np.asarray(leaf)), leaves.values())
+    return dict(zip(leaves, found, strict=True))
+
+
+def digest(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's bytes, in hexadecimal."""
+    return hashlib.sha256(_bits(np.ascontiguousarray(array)).data).hexdigest()

@@ -1,0 +1,77 @@
+"""The two halves of a transformer's block, as decoders and encoders share them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import nnx
+
+from lmx.core import functions
+from lmx.core.types import Array
+from lmx.models import _attention as attention_
+from lmx.models import _layers as layers_
+
+
+class SelfAttention(nnx.Module):
+    """The four products of self-attention: query, key, value and out, each D -> D."""
+
+    def __init__(self, width: int, *, scale: float, out_scale: float) -> None:
+        self.query = layers_.Dense(width, width, scale=scale)
+        self.key = layers_.Dense(width, width, scale=scale)
+        self.value = layers_.Dense(width, width, scale=scale)
+        self.out = layers_.Dense(width, width, scale=out_scale)
+
+    def project(self, x: Array, heads: int) -> tuple[Array, Array, Array]:
+        """(B, T, D) -> query, key, value, each (B, T, H, K).
+
+        Three products: to join the kernels for a single one costs more than it gains, in time and memory.
+        """
+        shape = (*x.shape[:2], heads, -1)
+        return self.query(x).reshape(shape), self.key(x).reshape(shape), self.value(x).reshape(shape)
+
+
+class MLP(nnx.Module):
+    """The feed-forward layer, D -> F -> D."""
+
+    def __init__(self, width: int, inner: int, *, scale: float, down_scale: float) -> None:
+        self.up = layers_.Dense(width, inner, scale=scale)
+        self.down = layers_.Dense(inner, width, scale=down_scale)
+
+    def __call__(self, x: Array, activation: str) -> Array:
+        """(B, T, D) -> (B, T, D)."""
+        down = self.down
+        return functions.activate_dense(
+            self.up(x), down.kernel[...], down.bias[...], functions.activation(activation)
+        )
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    scale: float,
+    *,
+    layer: int,
+    rate: float,
+    keys: Array | None,
+    site: int,
+    tapper: layers_.Tapper,
+    captured: dict[str, Any],
+    causal: bool = False,
+    upcast: bool = False,
+) -> Array:
+    """Attention of (B, T, H, K) over (B, S, H, K) -> (B, T, D), through dropout and the tap `attn/weights`.
+
+    The weights are made only where somebody needs them. mask, causal: as in `_attention.attend`; upcast: as
+    in `_attention.attention_weights`; rate, keys, site: as in `core.functions.dropout`.
+    """
+    drops = keys is not None and rate > 0
+    if drops or upcast or "attn/weights" in tapper:
+        weights = attention_.attention_weights(query, key, mask, scale, upcast=upcast)
+        weights = tapper("attn/weights", weights, layer, captured)
+        weights = functions.dropout(weights, rate, keys, site)
+        mixed = attention_.mix(weights, value)
+    else:
+        mixed = attention_.attend(query, key, value, mask, scale, causal=causal)
+    return mixed.reshape(*mixed.shape[:2], -1)

@@ -1,0 +1,109 @@
+"""What heads are made of: dense layers over the body's outputs, and the sums of their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmx.core import functions, tree
+from lmx.core import rng as rng_
+from lmx.core.errors import UserError
+from lmx.core.types import IGNORED, Array, Batch, Model, Outputs, Params, Taps
+
+SITE = 2**30
+"""The head's place among the dropouts of a model, behind those of any number of layers."""
+
+Dropout = Callable[[Array], Array]
+
+Head = Callable[[Params, Outputs, Batch, Dropout], Outputs]
+"""(parameters, the body's outputs, batch, dropout) -> outputs to add, such as `logits`."""
+
+
+class Sized(Protocol):
+    """What a head must know of a model's config."""
+
+    width: int
+    init_range: float
+
+
+def attach(
+    body: Model, shapes: Mapping[str, tuple[int, ...]], scale: float, dropout: float, head: Head
+) -> Model:
+    """Return the body with a head.
+
+    shapes: {path: shape} of the head's leaves; kernels start normal with that scale, `scale`s at 1, others
+    at 0. dropout: the rate of the function that `head` receives.
+    """
+
+    def init(key: Array) -> Params:
+        leaves = {path: _start(key, path, shape, scale) for path, shape in shapes.items()}
+        return tree.merge(body.init(key), tree.unflatten(leaves))
+
+    def apply(
+        params: Params,
+        batch: Batch,
+        *,
+        rng: Array | None = None,
+        train: bool = False,
+        taps: Taps | None = None,
+        cache: Any = None,
+    ) -> Outputs:
+        outputs = body.apply(params, batch, rng=rng, train=train, taps=taps, cache=cache)
+        keys = rng_.batch_keys(rng, batch) if train and rng is not None else None
+        return {
+            **outputs,
+            **head(params, outputs, batch, lambda x: functions.dropout(x, dropout, keys, SITE)),
+        }
+
+    return Model(init=init, apply=apply, trainable=body.trainable, fold=body.fold)
+
+
+def _start(key: Array, path: str, shape: tuple[int, ...], scale: float) -> Array:
+    name = path.rsplit("/", 1)[-1]
+    if name == "kernel":
+        return scale * jax.random.normal(rng_.leaf_key(key, path), shape, jnp.float32)
+    return jnp.ones(shape, jnp.float32) if name == "scale" else jnp.zeros(shape, jnp.float32)
+
+
+def dense_shapes(width: int, size: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    """Return {path: shape} of a dense head D -> size."""
+    return {"head/kernel": (width, size), **({"head/bias": (size,)} if bias else {})}
+
+
+def dense(params: Params, x: Array) -> Array:
+    """(..., D) -> (..., size), by the head's own kernel and, where it has one, bias."""
+    head = params["head"]
+    bias = head["bias"] if "bias" in head else jnp.zeros(head["kernel"].shape[-1:], x.dtype)
+    return functions.dense(x, head["kernel"], bias)
+
+
+def pooled(outputs: Outputs) -> Array:
+    """Return the body's summary of each sequence, (B, D). Errors: UserError where it makes none."""
+    if "pooled" not in outputs:
+        raise UserError("this task reads a pooled output, which the model has not; set model.pooler=True")
+    return outputs["pooled"]
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """Raise UserError where a task's option is not a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"task.{name}={value!r}; expected a whole number of at least {least}")
+
+
+def probability(name: str, rate: Any) -> None:
+    """Raise UserError where a task's option is not a probability below 1."""
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise UserError(f"task.{name}={rate!r}; expected a probability below 1")
+
+
+def negative_log(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Return (sum of -log p, count) over real labels, in f32: logits (..., C), labels (...), -100 ignored."""
+    wide = logits.astype(np.promote_types(logits.dtype, np.float32))
+    real = labels != IGNORED
+    picked = jnp.take_along_axis(wide, jnp.where(real, labels, 0)[..., None], axis=-1)[..., 0]
+    total = jnp.sum(jnp.where(real, jax.nn.logsumexp(wide, axis=-1) - picked, 0))
+    return total, jnp.sum(real).astype(total.dtype)

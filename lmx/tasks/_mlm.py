@@ -1,0 +1,69 @@
+"""BERT's masked-language-model head: dense, activation, norm, then the token embeddings and a bias.
+
+Source: Devlin et al. 2018, section 3.1, task 1, and the authors' released code.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from lmx.core import functions
+from lmx.core.hf_table import Entry
+from lmx.core.types import Array, Params
+
+
+class Encoder(Protocol):
+    """What the head must know of a model's config."""
+
+    width: int
+    vocab_size: int
+    init_range: float
+    activation: str
+    norm_epsilon: float
+    tie_embeddings: bool
+
+
+AXES = (
+    (r"head/dense/kernel", ("width", "pooled")),
+    (r"head/dense/bias", ("pooled",)),
+    (r"head/norm/(scale|bias)", ("width",)),
+    (r"head/kernel", ("width", "vocab")),
+    (r"head/bias", ("vocab",)),
+)
+
+ENTRIES = (
+    Entry("cls.predictions.transform.dense.weight", ("head/dense/kernel",), "transpose"),
+    Entry("cls.predictions.transform.dense.bias", ("head/dense/bias",)),
+    Entry("cls.predictions.transform.LayerNorm.weight", ("head/norm/scale",)),
+    Entry("cls.predictions.transform.LayerNorm.bias", ("head/norm/bias",)),
+    Entry("cls.predictions.decoder.weight", ("head/kernel",), "transpose"),
+    Entry("cls.predictions.bias", ("head/bias",), twin="cls.predictions.decoder.bias"),
+)
+"""BERT's tensors; the decoder's weight is not stored where it is tied to the embeddings."""
+
+
+def shapes(config: Encoder) -> dict[str, tuple[int, ...]]:
+    """Return {path: shape} of the head's leaves."""
+    own = {} if config.tie_embeddings else {"head/kernel": (config.width, config.vocab_size)}
+    return {
+        "head/dense/kernel": (config.width, config.width),
+        "head/dense/bias": (config.width,),
+        "head/norm/scale": (config.width,),
+        "head/norm/bias": (config.width,),
+        "head/bias": (config.vocab_size,),
+        **own,
+    }
+
+
+def predict(params: Params, hidden: Array, config: Encoder) -> Array:
+    """(B, T, D) -> logits (B, T, V)."""
+    head = params["head"]
+    x = functions.activation(config.activation)(functions.dense(hidden, **head["dense"]))
+    flat = functions.layer_norm(
+        x.reshape(-1, x.shape[-1]), head["norm"]["scale"], head["norm"]["bias"], config.norm_epsilon
+    )
+    kernel = head["kernel"] if "kernel" in head else params["embed"]["token"]["embedding"].T
+    logits = jnp.dot(flat, kernel, precision=functions.PRECISION) + head["bias"][None, :]
+    return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])

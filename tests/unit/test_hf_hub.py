@@ -1,0 +1,443 @@
+"""Models of the Hugging Face hub: what is asked for, what comes into the cache, what is said of faults."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from safetensors.numpy import save
+
+from lmx.core.errors import UserError
+from lmx.hf._open import open_folder
+from lmx.hf.hub import _shown, choose, fetch, is_reference, parse
+
+REPO = "org/small"
+OLD, NEW = "a" * 40, "0123456789" * 4
+TENSORS = {"wte": np.arange(30_000, dtype=np.float32).reshape(100, 300)}
+WEIGHTS = "model.safetensors"
+FILES = {"config.json": b'{"model_type": "gpt2"}', "merges.txt": b"#version: 0.2\n", WEIGHTS: save(TENSORS)}
+SURPLUS = dict.fromkeys(
+    "README.md modeling.py flax_model.msgpack pytorch_model.bin spiece.model onnx/config.json "
+    "model-fp16.safetensors tf_model.h5 model.py/model.safetensors".split(),
+    b"not wanted",
+)
+TOKEN = "hf_canary0123456789"
+
+
+def digest(name: str, data: bytes) -> str:
+    if name.endswith((".safetensors", ".bin")):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class Hub(ThreadingHTTPServer):
+    """The parts of the hub's API that its library uses to fetch a model, on loopback."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.commits: dict[str, dict[str, bytes]] = {NEW: FILES | SURPLUS}
+        self.branches = {"main": NEW}
+        self.asked: list[tuple[str, str]] = []  # method and path of each request
+        self.headers: list[Any] = []
+        self.ranges: list[str] = []
+        self.drop: set[str] = set()  # files whose first transfer breaks off half-way
+        self.swapped: dict[str, bytes] = {}  # files given in place of those listed
+        self.refusal: tuple[int, str] | None = None  # status and error code of every answer
+        self.gated = False
+        self.slow = 0.0  # seconds before each answer
+
+    @property
+    def fetched(self) -> list[str]:
+        return sorted(
+            path.split("/")[-1] for method, path in self.asked if method == "GET" if "/resolve/" in path
+        )
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def answer(self) -> None:
+        hub, path = self.server, unquote(urlsplit(self.path).path)
+        hub.asked.append((self.command, path))
+        hub.headers.append(self.headers)
+        time.sleep(hub.slow)
+        if hub.refusal:
+            status, code = hub.refusal
+            self.reply(status, f"no, {TOKEN}".encode(), **({"X_Error_Code": code} if code else {}))
+        elif path.startswith(f"/api/models/{REPO}"):
+            self.list(path.removeprefix(f"/api/models/{REPO}").strip("/"))
+        elif path.startswith(f"/{REPO}/resolve/"):
+            commit, _, name = path.removeprefix(f"/{REPO}/resolve/").partition("/")
+            self.give(commit, name)
+        else:
+            self.reply(404, X_Error_Code="RepoNotFound")
+
+    def list(self, wanted: str) -> None:
+        kind, _, revision = (wanted or "revision/main").partition("/")
+        commit = self.server.branches.get(revision, revision)
+        if commit not in self.server.commits:
+            return self.reply(404, X_Error_Code="RevisionNotFound")
+        files = []
+        for name, data in self.server.commits[commit].items():
+            oid, about = digest(name, data), {"type": "file", "path": name, "rfilename": name}
+            if len(oid) == 64:
+                about["lfs"] = {"oid": oid, "sha256": oid, "size": len(data), "pointerSize": 134}
+            files.append({**about, "size": len(data), "oid": oid[:40], "blobId": oid[:40]})
+        found = files if kind == "tree" else {"id": REPO, "sha": commit, "siblings": files}
+        self.reply(200, json.dumps(found).encode())
+
+    def give(self, commit: str, name: str) -> None:
+        hub = self.server
+        if hub.gated:
+            return self.reply(403, X_Error_Code="GatedRepo")
+        listed = hub.commits[commit][name]
+        data = hub.swapped.get(name, listed)
+        etag = f'"{digest(name, listed)}"'
+        about = {"ETag": etag, "X_Linked_Etag": etag, "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
+        if self.command == "GET" and name in hub.drop:
+            hub.drop.remove(name)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        elif asked := self.headers.get("Range"):
+            hub.ranges.append(asked)
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            span = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.reply(206, data[start:], Content_Range=span, **about)
+        else:
+            self.reply(200, data, **about)
+
+    do_HEAD = do_GET = answer
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub of one model, to which the library is directed, with an empty cache and no token."""
+    server = Hub()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    point_to(monkeypatch, server.address)
+    for name in ("HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH", "AGENT_HARNESSES_PATH"):
+        monkeypatch.setattr(constants, name, str(tmp_path / name))
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setattr(constants, name, False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    huggingface_hub.close_session()
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    huggingface_hub.close_session()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def refused(reference: str, *parts: str) -> str:
+    with pytest.raises(UserError) as error:
+        fetch(reference, lambda text: None)
+    text = str(error.value)
+    assert text.startswith(reference), text
+    assert "\n" not in text
+    assert len(text) < 500
+    assert TOKEN not in text
+    for part in parts:
+        assert part in text
+    return text
+
+
+# --- References ----------------------------------------------------------------------------------------
+
+
+RIGHT = {
+    "hf://gpt2": ("gpt2", None),
+    f"hf://gpt2@{OLD}": ("gpt2", OLD),
+    "hf://openai-community/gpt2@main": ("openai-community/gpt2", "main"),
+    "hf://a/B_c-1.5@refs/pr/3": ("a/B_c-1.5", "refs/pr/3"),
+    f"hf://{'o' * 96}/{'n' * 96}": (f"{'o' * 96}/{'n' * 96}", None),
+}
+
+
+def test_a_reference_names_a_repository_and_a_revision() -> None:
+    assert {text: parse(text) for text in RIGHT if is_reference(text)} == RIGHT
+
+
+WRONG = (
+    "gpt2 ./gpt2 hf:gpt2 hf:// hf://@main hf://a/b/c hf:///a hf://a/ hf://a//b hf://../a hf://a/.. hf://a..b "
+    f"hf://.a hf://-a hf://a- hf://a--b hf://a.git hf://a\\b hf://ä/b hf://a%2fb hf://{'a' * 97} hf://a:b "
+    "hf://a@ hf://a@.. hf://a@x/../y hf://https://a/b"
+).split()
+
+
+def test_anything_else_is_refused_with_an_example() -> None:
+    expected = r"; expected hf://ORG/NAME@REVISION, such as hf://\S+@[0-9a-f]{40}$"
+    for text in (*WRONG, "hf://a b", "hf://a@b c", "hf://a@b\n", "hf://a\n", "hf://a@\x1b[2J"):
+        with pytest.raises(UserError, match=expected) as error:
+            parse(text)
+        assert str(error.value).isprintable()
+
+
+# --- Fetching ------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_fetched_and_opened(hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    said: list[str] = []
+    folder = fetch(f"hf://{REPO}", said.append)
+
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
+    assert all(path.is_symlink() for path in folder.iterdir())
+    with open_folder(folder) as stored:
+        np.testing.assert_array_equal(stored.read("wte"), TENSORS["wte"])
+    assert said == [
+        f"hf://{REPO} is now at revision {NEW}; name it so that a repetition reads the same: hf://{REPO}@{NEW}"
+    ]
+    # Nothing else was asked for, and nothing told about this machine.
+    assert hub.fetched == sorted(FILES)
+    assert {path for _, path in hub.asked if "/resolve/" not in path} == {
+        f"/api/models/{REPO}",
+        f"/api/models/{REPO}/tree/{NEW}",
+    }
+    assert all(headers["Authorization"] == f"Bearer {TOKEN}" for headers in hub.headers)
+    agents = {headers["User-Agent"] for headers in hub.headers}
+    assert not any("torch" in agent or "agent/" in agent for agent in agents)
+    assert TOKEN not in "".join(capfd.readouterr())
+    assert constants.HF_HUB_DISABLE_TELEMETRY is False  # as it was
+
+
+def test_a_commit_in_the_cache_needs_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.branches["main"], hub.commits[OLD] = OLD, FILES
+    said: list[str] = []
+    folder = fetch(f"hf://{REPO}@main", said.append)
+    hub.branches["main"] = NEW
+    newer = fetch(f"hf://{REPO}@main", said.append)
+    assert [line.split("@")[-1] for line in said] == [OLD, NEW]
+    assert (folder.name, newer.name) == (OLD, NEW)
+    assert hub.fetched == sorted(FILES), "what both commits have is fetched once"
+
+    hub.asked.clear()
+    assert fetch(f"hf://{REPO}@{OLD}", said.append) == folder
+    assert hub.asked == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch(f"hf://{REPO}@{OLD}", said.append) == folder
+    assert len(said) == 2
+    refused(f"hf://{REPO}", "HF_HUB_OFFLINE is set", f"name the one that the cache has: hf://{REPO}@")
+    refused(
+        f"hf://{REPO}@{'b' * 40}",
+        "HF_HUB_OFFLINE is set",
+        "the cache has no copy of it",
+        "--local-dir FOLDER",
+    )
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.drop.add(WEIGHTS)
+    folder = fetch(f"hf://{REPO}@{NEW}")
+    assert (folder / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    (asked,) = hub.ranges
+    assert len(FILES[WEIGHTS]) // 2 - 1000 < int(asked.removeprefix("bytes=").removesuffix("-"))
+
+
+def test_an_interrupted_fetch_is_completed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(f"hf://{REPO}@{NEW}")
+    os.remove((folder / WEIGHTS).resolve())
+    os.remove(folder / WEIGHTS)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(f"hf://{REPO}@{NEW}", f"the cache lacks '{WEIGHTS}'", "run it again")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.asked.clear()
+    fetch(f"hf://{REPO}@{NEW}")
+    assert hub.fetched == [WEIGHTS]
+    assert (folder / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+def test_what_another_tool_left_serves_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("config.json", WEIGHTS):
+        huggingface_hub.hf_hub_download(REPO, name, revision=NEW)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said: list[str] = []
+    folder = fetch(f"hf://{REPO}@{NEW}", said.append)
+    assert said == [f"hf://{REPO}@{NEW}: the hub cannot be reached; reading the copy in {folder}"]
+    with open_folder(folder) as stored:
+        assert set(stored.specs) == {"wte"}
+    os.remove(folder / WEIGHTS)
+    refused(f"hf://{REPO}@{NEW}", "the cache has no copy of it")
+
+
+def test_a_fresh_process_takes_its_settings_from_the_environment(
+    hub: Hub, tmp_path: Path, checkout: Path
+) -> None:
+    mine = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    theirs = ("HF_", "HUGGING", "TRANSFORMERS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    program = f"from lmx.hf import hub; print(hub.fetch('hf://{REPO}'))"
+    environment = {**kept, **mine, "PYTHONPATH": str(checkout)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == tmp_path / "home/hub/models--org--small/snapshots" / NEW
+    assert f"{REPO} is now at revision {NEW}" in done.stderr
+
+
+# --- Which files ---------------------------------------------------------------------------------------
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def test_one_set_of_weights_is_chosen() -> None:
+    index, torch = WEIGHTS + ".index.json", "pytorch_model.bin.index.json"
+    for names, wanted in (
+        ([WEIGHTS, *SHARDS, index, "config.json"], ["config.json", WEIGHTS]),
+        ([*SHARDS, index, "pytorch_model.bin"], [index, *SHARDS]),
+        (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"]),
+        ([torch, "pytorch_model-1-of-1.bin", "pytorch_model-x/y.bin"], [torch, "pytorch_model-1-of-1.bin"]),
+    ):
+        assert choose("hf://x", names) == wanted
+
+
+def test_torch_files_are_fetched_where_there_are_no_others(hub: Hub) -> None:
+    hub.commits[NEW] = {"config.json": b"{}", "pytorch_model.bin": b"torch", "run.py": b""}
+    assert sorted(os.listdir(fetch(f"hf://{REPO}@{NEW}"))) == ["config.json", "pytorch_model.bin"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "..\\x", "\\\\host\\x", "../config.json"])
+def test_a_name_that_leads_elsewhere_is_refused(hub: Hub, name: str, tmp_path: Path) -> None:
+    hub.commits[NEW] = {**FILES, name: b"x"}
+    refused(f"hf://{REPO}@{NEW}", "leads out of its folder")
+    assert len(hub.asked) == 1
+    assert not (tmp_path / "HF_HUB_CACHE").exists()
+
+
+def test_a_model_without_weights_is_refused(hub: Hub) -> None:
+    hub.commits[NEW] = {"config.json": b"{}", "model.gguf": b""}
+    refused(f"hf://{REPO}", "has 'config.json', 'model.gguf', but none of model.safetensors or")
+
+
+# --- Faults --------------------------------------------------------------------------------------------
+
+
+REFUSALS = {
+    (404, "RepoNotFound"): "the hub has no such model, or a private one; check the name",
+    (401, "RepoNotFound"): "the hub has no such model, or a private one; check the name",
+    (404, "RevisionNotFound"): "the hub has no revision 'v9' of it; name a branch, a tag or a commit",
+    (401, "GatedRepo"): "is open only to those whom its owners let in (HTTP 401); ask for access",
+    (403, "GatedRepo"): "is open only to those whom its owners let in (HTTP 403); ask for access",
+    (401, ""): "the hub refuses access (HTTP 401); check HF_TOKEN, or run: hf auth login",
+    (403, ""): "the hub refuses access (HTTP 403); check HF_TOKEN",
+    (429, ""): "the hub refuses more requests for now (HTTP 429)",
+    (503, ""): "the hub fails (HTTP 503) and the cache has no copy of it; run it again later",
+    (400, ""): "the hub refuses the request (",
+}
+
+
+def test_a_refusal_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for answer, part in REFUSALS.items():
+        hub.refusal = answer
+        refused(f"hf://{REPO}@v9", part)
+
+
+def test_unknown_names_and_gates(hub: Hub) -> None:
+    refused("hf://org/none", "the hub has no such model")
+    refused(f"hf://{REPO}@v9", "the hub has no revision 'v9'")
+    refused(f"hf://{REPO}@{OLD}", f"the hub has no revision '{OLD}'")
+    hub.gated = True  # the list is open, the files are not
+    refused(f"hf://{REPO}", "is open only to those whom its owners let in (HTTP 403)")
+
+
+def test_no_network_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(f"hf://{REPO}@{NEW}")
+    point_to(monkeypatch, "http://127.0.0.1:9")
+    assert fetch(f"hf://{REPO}@{NEW}") == folder
+    refused(
+        f"hf://{REPO}@{OLD}", "cannot be reached (", "Connection refused", f"--revision {OLD} --local-dir"
+    )
+    refused(f"hf://{REPO}", "cannot be reached (", f"name the one that the cache has: hf://{REPO}@{NEW}")
+    point_to(monkeypatch, "no address")
+    refused("hf://other", "cannot be reached (", "hf download other --local-dir FOLDER")
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    hub.slow = 0.5
+    refused(f"hf://{REPO}@{NEW}", "cannot be reached (", "timed out", "run it again later")
+
+
+def test_a_full_disk_is_said_before_and_after(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    refused(f"hf://{REPO}@{NEW}", "the disk of the cache is full; make room, or set HF_HOME")
+    usage = shutil.disk_usage("/")._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    hub.asked.clear()
+    refused(f"hf://{REPO}@{NEW}", "needs 0 MB on the disk of", "make room, or set HF_HOME")
+    assert hub.fetched == []
+
+
+def test_a_swapped_file_is_deleted_and_fetched_again(hub: Hub) -> None:
+    other = bytearray(FILES[WEIGHTS])
+    other[-1] ^= 1
+    hub.swapped = {WEIGHTS: bytes(other), "merges.txt": b"#version: 0.3\n"}
+    text = refused(f"hf://{REPO}@{NEW}", "of another hash than the hub lists; deleted, run it again")
+    assert f"'merges.txt', '{WEIGHTS}'" in text
+    hub.swapped = {}
+    folder = fetch(f"hf://{REPO}@{NEW}")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
+
+
+def test_a_torn_file_in_the_cache_is_noticed(hub: Hub) -> None:
+    folder = fetch(f"hf://{REPO}@{NEW}")
+    os.truncate(folder / WEIGHTS, 1000)
+    refused(f"hf://{REPO}@{NEW}", f"'{WEIGHTS}' of another hash")
+    assert (fetch(f"hf://{REPO}@{NEW}") / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+def test_another_commit_than_asked_for_is_refused(hub: Hub) -> None:
+    hub.branches[OLD] = NEW
+    refused(f"hf://{REPO}@{OLD}", f"the hub answers with commit '{NEW}'")
+
+
+def test_what_is_shown_has_no_secret() -> None:
+    said = f"GET https://me:word@host.org:80/a/b?Signature=x&y: {TOKEN}\nBearer abc"
+    assert _shown(OSError(said)) == "GET https://host.org:80 *** ***"
