@@ -46,13 +46,16 @@ def open_file(folder: Path, name: str) -> int:
 def _blobs(root: Path) -> list[Path]:
     """Return where the files of a snapshot in a Hugging Face cache lie; nothing for any other folder.
 
+    In the blobs of its own model, or in those that the models of a cache share.
+
     >>> _blobs(Path("/hub/models--gpt2/snapshots/607a30d"))
-    [PosixPath('/hub/models--gpt2/blobs')]
+    [PosixPath('/hub/models--gpt2/blobs'), PosixPath('/hub/blobs')]
     """
     return [
-        place.parent / "blobs"
+        where / "blobs"
         for place in root.parents
         if place.name == "snapshots" and place.parent.name.startswith("models--")
+        for where in (place.parent, place.parent.parent)
     ]
 
 

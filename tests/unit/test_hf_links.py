@@ -188,6 +188,14 @@ def test_snapshots_of_the_hub_s_cache(tmp_path: Path, outside: Path) -> None:
     (other / NAME).symlink_to("../../blobs/0a1b")
     refused(other, said)
     refused(linked(tmp_path / "name" / "snapshots" / "rev", str(blob)), said)
+    shared = tmp_path / "blobs" / "0a" / "0a1b"  # the store that the models of one cache share
+    shared.parent.mkdir(parents=True)
+    os.rename(blob, shared)
+    blob.symlink_to("../../blobs/0a/0a1b")
+    with open_folder(repo / "snapshots" / "rev") as stored:
+        assert stored.read("a").tolist() == [1, 1]
+    blob.unlink()
+    os.rename(shared, blob)
     refs = repo / "refs"
     os.rename(blob, refs)
     refused(linked(repo / "snapshots" / "two", "../../refs"), said.replace(str(blob), str(refs)))
