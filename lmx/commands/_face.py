@@ -22,6 +22,7 @@ def load(
     dtype: str = "float32",
     allow_nonfinite: bool = False,
     seed: int = 0,
+    sharding: Any = None,
 ) -> Checkpoint:
     """Return a checkpoint: of a run (`FOLDER`, `FOLDER@best`, `FOLDER@STEP`), of a Hugging Face folder, or of
     a model of the hub (`hf://ORG/NAME@REVISION`).
@@ -29,7 +30,8 @@ def load(
     The rest is for Hugging Face models. task: another task than the class that config.json names, with its
     options, such as `{"name": "sequence_classification", "labels": 3}`; a head that the files have not starts
     anew from `seed`, and is named. dtype: the parameters' type. allow_nonfinite: read NaN and infinite
-    weights.
+    weights. sharding: where the parameters shall lie, a jax sharding for all, or a function of (path, shape)
+    that returns one; each tensor goes straight there.
     Errors: UserError where there is none, or where it is damaged; missing, surplus and mis-shaped tensors in
     one line.
     """
@@ -39,6 +41,7 @@ def load(
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"allow_nonfinite": True} if allow_nonfinite else {}
     options |= {"seed": seed} if seed else {}
+    options |= {"sharding": sharding} if sharding is not None else {}
     return _wire.checkpoint(os.fspath(path), **options)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +22,12 @@ from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Checkpoint
 from lmx.hf import certificate, convert, folder, probe, settings, transfer
 from lmx.hf._open import open_folder
+from lmx.hf._safetensors import quoted
 from lmx.hf.convert import Layout, Plan
 from lmx.hf.stored import Stored
+from lmx.hf.types import named_type
 
-Say = Callable[[str], None]
+Sharding: TypeAlias = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
 PADDED = 1024
 """A stored vocabulary may be padded by fewer rows than this."""
@@ -45,48 +50,62 @@ def read(
     dtype: str = "float32",
     allow_nonfinite: bool = False,
     seed: int = 0,
+    sharding: Sharding | None = None,
 ) -> Import:
     """Return the checkpoint of a Hugging Face folder.
 
     task: name and options of another task than the folder's own; what that task's head has and the folder
     has not starts anew, from the seed. dtype: the parameters' type. allow_nonfinite: read weights that are
-    NaN or infinite.
+    NaN or infinite. sharding: where the parameters shall lie, one jax sharding for all or a function of
+    (path, shape); each tensor goes there as soon as it is read; None for the first device.
     Errors: UserError, one line, naming the file and the fault; nothing large is allocated before the config
     and the headers agree.
     """
+    if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
+        raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
     stored_config = settings.read(path)
     model_type = stored_config.get("model_type")
     if model_type not in plugin.names("lmx.models"):
         known = ", ".join(plugin.names("lmx.models"))
-        raise UserError(f"{path}: model_type={model_type!r}; lmx reads: {known}")
+        raise UserError(f"{path / settings.CONFIG}: model_type={quoted(model_type)}; lmx reads: {known}")
     table, heads = _build.tables(str(model_type))
     own = settings.choose(stored_config, heads, path)
-    name = task["name"] if task is not None else own
-    if name not in heads:
+    name = task.get("name") if task is not None else own
+    if not isinstance(name, str) or name not in heads:
         raise UserError(f"{path}: a {model_type} has no task {name!r}; it has: {', '.join(heads)}")
     with open_folder(path) as stored:
         notes: list[str] = []
-        config = _config(path, stored_config, stored, table, heads[name], name, task, notes)
-        built = _build.model(config)
+        with _blamed(path / settings.CONFIG, table, heads[name]):
+            config = _config(path, stored_config, stored, table, heads[name], name, task, notes)
+        with _blamed(path / settings.CONFIG, table, heads[name]) if task is None else nullcontext():
+            built = _build.model(config)
         shapes = {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()}
         layout = _layout(config, table, heads)
         try:
             plan = convert.plan(stored.specs, shapes, layout, may_start=name != own)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        here = jax.devices()[0]
         params = transfer.read(
-            stored,
-            plan,
-            dtype=dtype,
-            place=lambda _, leaf: jax.device_put(leaf, here, may_alias=True),  # nobody else holds its memory
-            allow_nonfinite=allow_nonfinite,
+            stored, plan, dtype=dtype, place=_placing(sharding), allow_nonfinite=allow_nonfinite
         )
         config["hf"] |= _types(stored, plan, layout)
     params = tree.merge(params, _started(built, plan.fresh, seed, dtype))
     ignored = settings.kept(stored_config, table)[1]
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
     return Import(found, plan, ignored, tuple(notes + _notes(plan, ignored)))
+
+
+@contextmanager
+def _blamed(file: Path, table: Table, head: HeadTable) -> Iterator[None]:
+    """Make a UserError name the file, and the fields as they are called in it."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        for section, names in (("model", table.fields), ("task", head.options)):
+            for own, theirs in names:
+                said = re.sub(rf"\b{section}\.{own}\b", theirs, said)
+        raise UserError(f"{file}: {said}") from error
 
 
 def _config(
@@ -103,22 +122,17 @@ def _config(
     fields = {**settings.model_fields(stored_config, table), **head.model}
     names = [convert.modern(tensor, table) for tensor in stored.specs]
     fields |= {own: any(n.endswith(tensor) for n in names) for own, tensor in head.optional.items()}
-    layers = convert.layers_in(list(stored.specs), table)
-    own = dict(table.fields)
-    if fields.get("layers", layers) != layers:
-        raise UserError(
-            f"{path}: config.json has {own['layers']}={fields['layers']!r}, but the weights count {layers}"
-        )
     rows = _rows(stored, table)
     size = fields.get("vocab_size")
-    if isinstance(size, int) and rows is not None and size < rows < size + PADDED:
+    if type(size) is int and rows is not None and 1 <= size < rows < size + PADDED:
         notes.append(f"the stored vocabulary is padded: {rows} rows for {size} ids; all are kept")
         fields["vocab_size"] = rows
     options = dict(task) if task is not None else {"name": name, **settings.task_options(stored_config, head)}
-    try:
-        checked = _build.model_config({"name": table.model_type, **fields})
-    except UserError as error:
-        raise UserError(f"{path / settings.CONFIG}: {error}") from error
+    checked = _build.model_config({"name": table.model_type, **fields})
+    layers = convert.layers_in(list(stored.specs), table)
+    if checked.layers != layers:
+        given = "" if "layers" in fields else " (what its absence means)"
+        raise UserError(f"model.layers={checked.layers}{given}, but the weights count {layers} layers")
     return {
         "model": {"name": table.model_type, **dataclasses.asdict(checked)},
         "task": {**head.task, **options},
@@ -140,6 +154,18 @@ def _generation(path: Path) -> dict[str, Any]:
         return {}
     found = settings.read(path, file.name)
     return {name: value for name, value in found.items() if name != "transformers_version"}
+
+
+def _placing(sharding: Sharding | None) -> transfer.Place:
+    """Return what puts a leaf where it shall stay, without a copy where the device can take it as it is."""
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def place(path: str, leaf: Any) -> Any:
+        where = sharding(path, leaf.shape) if callable(sharding) else sharding
+        return jax.device_put(leaf, where, may_alias=True)  # nobody else holds its memory
+
+    return place
 
 
 def _layout(config: Mapping[str, Any], table: Table, heads: Mapping[str, HeadTable]) -> Layout:
@@ -197,15 +223,20 @@ def write(
 
     dtype: the type to store; None for that of the folder it was read from, else float32.
     """
-    model_type = found.config["model"]["name"]
+    model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
     table, heads = _build.tables(model_type)
-    task = found.config["task"]
-    if task["name"] not in heads:
-        raise UserError(f"a {model_type} with the task {task['name']!r} has no class in transformers")
+    if task_name not in heads:
+        raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
+    if dtype is not None:
+        named_type(dtype)
     came = found.config.get("hf", {})
-    layout = _layout(found.config, table, heads)
+    whole = sections(found.config)
+    fields = {name: value for name, value in whole["model"].items() if name != "name"}
+    task, layout = whole["task"], _layout(whole, table, heads)
+    for name, value in layout.head.model.items():
+        if fields[name] != value:
+            raise UserError(f"{layout.head.architecture} has model.{name}={value}, not {fields[name]}")
     text = tokenizers_.load(found.folder) if found.folder is not None else None
-    fields = dataclasses.asdict(_build.model_config(found.config["model"]))
     if text is not None:
         text.check_vocabulary(fields["vocab_size"], str(found.folder))
     others = {**_special(model_type, text), **came.get("config", {})}
@@ -213,14 +244,15 @@ def write(
     params = built.fold(found.params)
     kind = dtype or came.get("dtype", "float32")
     config = settings.written(fields, task, table, layout.head, others=others, dtype=kind)
+    types = came.get("types", {}) if dtype is None else {}
     with folder.staged(target) as work:
         digests = folder.write(
             work,
             params,
             config,
             layout,
-            types=came.get("types", {}) if dtype is None else {},
-            special=_for_generation(task["name"], others, came.get("generation", {})),
+            types=types,
+            special=_for_generation(task_name, others, came.get("generation", {})),
             card=_card(found, fields, layout.head),
             shard_bytes=shard_bytes,
         )
@@ -234,11 +266,31 @@ def write(
                 "source": {"step": found.step, "leaves": transfer.digests(leaves)},
                 "target": {"files": certificate.files(work), "tensors": digests},
                 "parameters": sum(leaf.size for leaf in leaves.values()),
-                "config": {"model": found.config["model"], "task": task},
+                "config": {"model": whole["model"], "task": {**task, **layout.head.task}},
                 "tokenizer": None if text is None else text.sha256,
-                "probe": probed(found, params),
+                "probe": probed(found, _as_stored(params, layout, types, kind)),
             },
         )
+
+
+def sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `model` and `task` of a config, every default spelled out, so that two can be compared."""
+    head = _build.head_table(config)
+    fields = _build.model_config({**(head.model if head else {}), **config["model"]})
+    options = list(inspect.signature(_build.task(config).attach).parameters.values())[2:]
+    defaults = {option.name: option.default for option in options}
+    return {
+        "model": {"name": config["model"]["name"], **dataclasses.asdict(fields)},
+        "task": {**defaults, **(head.task if head else {}), **config["task"]},
+    }
+
+
+def _as_stored(params: Any, layout: Layout, types: Mapping[str, str], kind: str) -> Any:
+    """Return the parameters as whoever reads the folder has them: rounded to the types stored, in f32."""
+    kinds = {path: types.get(entry.tensor, kind) for entry in layout.entries() for path in entry.leaves}
+    return tree.map_named(
+        lambda path, leaf: jnp.asarray(leaf).astype(kinds[path]).astype(jnp.float32), params
+    )
 
 
 def probed(found: Checkpoint, params: Any) -> dict[str, Any]:
@@ -248,7 +300,7 @@ def probed(found: Checkpoint, params: Any) -> dict[str, Any]:
 
 def probe_batch(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fixed batch for a config."""
-    model = config["model"]
+    model = sections(config)["model"]
     return probe.batch(
         model["vocab_size"],
         model["positions"],
