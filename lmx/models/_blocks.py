@@ -11,6 +11,18 @@ from lmx.core.types import Array
 from lmx.models import _attention as attention_
 from lmx.models import _layers as layers_
 
+AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"block/\d+/attn/(query|key|value)/kernel", ("width", "heads")),
+    (r"block/\d+/attn/(query|key|value)/bias", ("heads",)),
+    (r"block/\d+/attn/out/kernel", ("heads", "width")),
+    (r"block/\d+/mlp/up/kernel", ("width", "mlp")),
+    (r"block/\d+/mlp/up/bias", ("mlp",)),
+    (r"block/\d+/mlp/down/kernel", ("mlp", "width")),
+    (r"block/\d+/(attn/out|mlp/down)/bias", ("width",)),
+    (r"block/\d+/norm[12]/(scale|bias)", ("width",)),
+)
+"""Path -> axis names of a block's leaves, for a model's own AXES."""
+
 
 class SelfAttention(nnx.Module):
     """The four products of self-attention: query, key, value and out, each D -> D."""

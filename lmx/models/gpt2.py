@@ -71,14 +71,7 @@ class Config:
 AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"embed/token/embedding", ("vocab", "width")),
     (r"embed/position/embedding", ("position", "width")),
-    (r"block/\d+/attn/(query|key|value)/kernel", ("width", "heads")),
-    (r"block/\d+/attn/(query|key|value)/bias", ("heads",)),
-    (r"block/\d+/attn/out/kernel", ("heads", "width")),
-    (r"block/\d+/mlp/up/kernel", ("width", "mlp")),
-    (r"block/\d+/mlp/up/bias", ("mlp",)),
-    (r"block/\d+/mlp/down/kernel", ("mlp", "width")),
-    (r"block/\d+/(attn/out|mlp/down)/bias", ("width",)),
-    (r"block/\d+/norm[12]/(scale|bias)", ("width",)),
+    *blocks_.AXES,
     (r"final/(scale|bias)", ("width",)),
 )
 """Path -> axis names; the first rule that matches the whole path holds."""

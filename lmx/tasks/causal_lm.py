@@ -6,15 +6,14 @@ Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, HeadTable
-from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums, Taps
+from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums
 from lmx.tasks import _heads
 from lmx.tasks._cross_entropy import cross_entropy
 
@@ -44,31 +43,16 @@ def attach(body: Model, config: Decoder) -> Model:
     not make them.
     """
 
-    def init(key: Array) -> Params:
-        params = body.init(key)
-        if not config.tie_embeddings:
-            shape = (config.width, config.vocab_size)
-            kernel = jax.nn.initializers.normal(config.init_range)
-            params["head"] = {"kernel": kernel(rng_.leaf_key(key, "head/kernel"), shape, jnp.float32)}
-        return params
+    shapes = {} if config.tie_embeddings else {"head/kernel": (config.width, config.vocab_size)}
 
-    def apply(
-        params: Params,
-        batch: Batch,
-        *,
-        rng: Array | None = None,
-        train: bool = False,
-        taps: Taps | None = None,
-        cache: Any = None,
-    ) -> Outputs:
-        outputs = body.apply(params, batch, rng=rng, train=train, taps=taps, cache=cache)
-        outputs = {**outputs, "logits": project(params, outputs["hidden"])}
-        if "labels" in batch:
-            head = params["head"] if "head" in params else params["embed"]["token"]
-            outputs["head"] = {**head, "of": outputs["logits"]}
-        return outputs
+    def head(params: Params, outputs: Outputs, batch: Batch, drop: _heads.Dropout) -> Outputs:
+        logits = project(params, outputs["hidden"])
+        if "labels" not in batch:
+            return {"logits": logits}
+        own = params["head"] if "head" in params else params["embed"]["token"]
+        return {"logits": logits, "head": {**own, "of": logits}}
 
-    return Model(init=init, apply=apply, trainable=body.trainable, fold=body.fold)
+    return _heads.attach(body, shapes, config.init_range, 0.0, head)
 
 
 def project(params: Params, hidden: Array) -> Array:
