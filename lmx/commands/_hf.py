@@ -32,6 +32,9 @@ Sharding: TypeAlias = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], j
 PADDED = 1024
 """A stored vocabulary may be padded by fewer rows than this."""
 
+MOST_LAYERS = 1000
+"""Each takes milliseconds and memory before a tensor is read; the deepest models have a few hundred."""
+
 
 @dataclass(frozen=True)
 class Import:
@@ -61,6 +64,8 @@ def read(
     Errors: UserError, one line, naming the file and the fault; nothing large is allocated before the config
     and the headers agree.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}; expected 0 to 4294967295")
     if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
         raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
     stored_config = settings.read(path)
@@ -88,7 +93,7 @@ def read(
         params = transfer.read(
             stored, plan, dtype=dtype, place=_placing(sharding), allow_nonfinite=allow_nonfinite
         )
-        config["hf"] |= _types(stored, plan, layout)
+        config["hf"] |= {"generation": _generation(path), **_types(stored, plan, layout)}
     params = tree.merge(params, _started(built, plan.fresh, seed, dtype))
     ignored = settings.kept(stored_config, table)[1]
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
@@ -133,10 +138,12 @@ def _config(
     if checked.layers != layers:
         given = "" if "layers" in fields else " (what its absence means)"
         raise UserError(f"model.layers={checked.layers}{given}, but the weights count {layers} layers")
+    if layers > MOST_LAYERS:
+        raise UserError(f"model.layers={layers}; lmx reads at most {MOST_LAYERS:,}")
     return {
         "model": {"name": table.model_type, **dataclasses.asdict(checked)},
         "task": {**head.task, **options},
-        "hf": {"config": settings.kept(stored_config, table)[0], "generation": _generation(path)},
+        "hf": {"config": settings.kept(stored_config, table)[0]},
     }
 
 
@@ -288,9 +295,14 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
 def _as_stored(params: Any, layout: Layout, types: Mapping[str, str], kind: str) -> Any:
     """Return the parameters as whoever reads the folder has them: rounded to the types stored, in f32."""
     kinds = {path: types.get(entry.tensor, kind) for entry in layout.entries() for path in entry.leaves}
-    return tree.map_named(
-        lambda path, leaf: jnp.asarray(leaf).astype(kinds[path]).astype(jnp.float32), params
-    )
+    narrow = {path: jnp.dtype(name) for path, name in kinds.items() if jnp.dtype(name).itemsize < 4}
+    if not narrow and all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params)):
+        return params
+
+    def rounded(path: str, leaf: Any) -> Any:
+        return leaf.astype(narrow.get(path, leaf.dtype)).astype(jnp.float32)
+
+    return jax.jit(lambda those: tree.map_named(rounded, those))(params)
 
 
 def probed(found: Checkpoint, params: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def audit(plan: Plan, ignored: tuple[str, ...]) -> dict[str, Any]:
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the certificate's content with its format, lmx's version, and the digest of it all."""
-    found = {**content, "format": FORMAT, "lmx": VERSION}
+    found = {**_spelled(content), "format": FORMAT, "lmx": VERSION}
     return {**found, "seal": _digest(found)}
 
 
@@ -87,7 +88,47 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: format {found.get('format')!r}; this lmx reads format {FORMAT}")
     if found.get("seal") != _digest({name: value for name, value in found.items() if name != "seal"}):
         raise UserError(f"{path}: the certificate itself was changed (its seal differs)")
+    try:
+        found["probe"] = _numbers(found["probe"])
+        whole = _is_whole(found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: not a certificate of lmx; import or export again")
     return found
+
+
+def _is_whole(found: Mapping[str, Any]) -> bool:
+    """Tell whether a certificate has what `lmx verify` looks at; KeyError and its like say no, too."""
+    target, sections = found["target"], found["config"]
+    kind = {"import": "leaves", "export": "tensors"}[found["kind"]]
+    tables = (target["files"], target[kind], sections["model"], sections["task"], *found["probe"].values())
+    numbers = [one[key] for one in found["probe"].values() for key in ("mean", "rms", "largest")]
+    numbers += [number for one in found["probe"].values() for number in one["first"]]
+    return (
+        all(isinstance(table, dict) for table in tables)
+        and all(isinstance(number, (int, float)) for number in (found["parameters"], *numbers))
+        and all({"shape", "sha256"} <= one.keys() for one in found["probe"].values())
+        and "tokenizer" in found
+    )
+
+
+def _spelled(value: Any) -> Any:
+    """Return the value with NaN and infinities, which JSON has not, as the strings that `float` reads."""
+    if isinstance(value, Mapping):
+        return {name: _spelled(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled(one) for one in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """Undo `_spelled`; for the probe, which has no other strings than digests."""
+    if isinstance(value, dict):
+        return {name: one if name == "sha256" else _numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if isinstance(value, str) else value
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -69,11 +69,14 @@ class Plan:
 
 
 def layers_in(names: Sequence[str], table: Table) -> int:
-    """Return how many layers the names of stored tensors count: the largest number in one of them, plus 1."""
+    """Return how many layers the names of stored tensors count: as many as there are numbers in them.
+
+    The largest number says nothing: one small tensor could ask for a billion layers.
+    """
     body = [re.escape(e.tensor).replace(r"\{\}", r"(\d{1,9})") for e in table.entries if "{}" in e.tensor]
     pattern = re.compile(f"(?:{re.escape(table.prefix)})?(?:{'|'.join(body)})")
     found = [pattern.fullmatch(modern(name, table)) for name in names]
-    return 1 + max((int(next(filter(None, m.groups()))) for m in found if m is not None), default=-1)
+    return len({int(next(filter(None, m.groups()))) for m in found if m is not None})
 
 
 def plan(specs: Mapping[str, Spec], shapes: Shapes, layout: Layout, *, may_start: bool = False) -> Plan:
@@ -177,13 +180,13 @@ def _fresh(names: Mapping[str, str], wanted: Sequence[Entry], layout: Layout) ->
 
 def _elsewhere(layout: Layout) -> dict[str, str]:
     """Return {tensor: whose it is} of the model's other heads, and of optional parts of the body."""
-    found = {
-        name: f"belongs to {head.architecture}"
-        for head in layout.others
-        for entry in head.entries
-        for name in (entry.tensor, entry.twin)
-        if name is not None
-    }
+    owners: dict[str, list[str]] = {}
+    for head in layout.others:
+        for entry in head.entries:
+            for name in (entry.tensor, entry.twin):
+                if name is not None and head.architecture not in owners.setdefault(name, []):
+                    owners[name].append(head.architecture)
+    found = {name: f"belongs to {' or '.join(sorted(those))}" for name, those in owners.items()}
     optional = {"pooler": f"{layout.head.architecture} has no pooler"}
     for entry in layout.table.entries:
         if reason := optional.get(entry.leaves[0].split("/")[0]):
@@ -209,13 +212,16 @@ def join(entry: Entry, leaves: Mapping[str, Any]) -> np.ndarray:
 def written(shapes: Shapes, layout: Layout) -> dict[str, tuple[Entry, tuple[int, ...]]]:
     """Return {tensor: (its entry, its shape)} of all tensors to write, in the order of the tables.
 
-    Errors: UserError where a leaf has no place in the class of transformers.
+    Errors: UserError where a leaf has no place in the class of transformers, or the class has a tensor more.
     """
     left = set(shapes)
     found: dict[str, tuple[Entry, tuple[int, ...]]] = {}
     for entry in layout.entries():
-        if not all(path in shapes for path in entry.leaves):
-            continue  # A head's matrix is not there where it is tied to the embeddings.
+        if missing := [path for path in entry.leaves if path not in shapes]:
+            # A head's matrix is not there where it is tied to the embeddings, and a pooler may be missing.
+            if (layout.tied and missing == ["head/kernel"]) or missing[0].startswith("pooler/"):
+                continue
+            raise UserError(f"{layout.head.architecture} has {entry.tensor}; the model has no {missing[0]}")
         left -= set(entry.leaves)
         found[entry.tensor] = (entry, _stored_shape(entry, shapes))
         if entry.twin is not None and not layout.tied:

@@ -16,6 +16,7 @@ from lmx.hf._safetensors import parse_object, quoted, read_at
 CONFIG = "config.json"
 LARGEST = 10_000_000  # bytes; real ones have a few thousand
 LARGEST_SIZE = 2**31 - 1
+LONGEST = 100  # characters of a name, such as that of an activation
 
 _MULTI, _REGRESSION = "multi_label_classification", "regression"
 
@@ -53,7 +54,7 @@ def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Pa
     named = config.get("architectures")
     if named is None:
         return next(name for name, head in heads.items() if head.bare)
-    if not isinstance(named, list) or not named or named[0] not in known:
+    if not isinstance(named, list) or not named or not isinstance(named[0], str) or named[0] not in known:
         raise UserError(
             f"{folder / CONFIG}: architectures={quoted(named)}; lmx reads: {', '.join(sorted(known))}"
         )
@@ -62,7 +63,7 @@ def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Pa
         return next(iter(fitting))
     problem = config.get("problem_type")
     if problem is None:
-        problem = _REGRESSION if _count(config) == 1 else "single_label_classification"
+        problem = _REGRESSION if repr(_count(config)) == "1" else "single_label_classification"
     for name, head in fitting.items():
         if problem in head.problems:
             return name
@@ -75,27 +76,42 @@ def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Pa
 def model_fields(config: Mapping[str, Any], table: Table) -> dict[str, Any]:
     """Return the model's config fields; those that are absent keep the model's defaults.
 
-    Errors: UserError where a field asks for what the model does not do, or a size is absurd.
+    Errors: UserError, without the file's name, where a field asks for what the model does not do, or holds
+    what no field can.
     """
     if config.get("quantization_config") is not None:
-        raise UserError(f"{CONFIG}: quantization_config is set; lmx reads float weights, convert them first")
+        raise UserError("quantization_config is set; lmx reads float weights, convert them first")
     for name, value in table.required.items():
         found = config.get(name, value)
         if found != value or isinstance(found, bool) != isinstance(value, bool):
             raise UserError(
-                f"{CONFIG}: {name}={quoted(found)} is not supported for {table.model_type}; only {value!r} is"
+                f"{name}={quoted(found)} is not supported for {table.model_type}; only {value!r} is"
             )
     fields = {own: config[theirs] for own, theirs in table.fields if theirs in config}
     for own, theirs in table.fields:
-        value = fields.get(own)
-        if isinstance(value, int) and abs(value) > LARGEST_SIZE:
-            raise UserError(f"{CONFIG}: {theirs}={quoted(value)}; expected at most {LARGEST_SIZE:,}")
+        _check_scalar(theirs, fields.get(own))
     return fields
 
 
+def _check_scalar(name: str, value: Any) -> None:
+    """Raise UserError where no field has such a value, so that a message can show whatever passes."""
+    if isinstance(value, int) and abs(value) > LARGEST_SIZE:
+        raise UserError(f"{name}={quoted(value)}; expected at most {LARGEST_SIZE:,}")
+    if isinstance(value, (list, dict)) or (isinstance(value, str) and len(value) > LONGEST):
+        raise UserError(f"{name}={quoted(value)}; expected a number, true, false or a short name")
+
+
 def task_options(config: Mapping[str, Any], head: HeadTable) -> dict[str, Any]:
-    """Return the options of the task that config.json sets, and those that the class fixes."""
+    """Return the options of the task that config.json sets, and those that the class fixes.
+
+    Errors: UserError, without the file's name, where one holds what no option can.
+    """
     options = dict(head.task)
+    if any(theirs == "num_labels" for _, theirs in head.options):
+        names = config.get("id2label")
+        if names is not None and not isinstance(names, dict):
+            raise UserError(f"id2label={quoted(names)}; expected an object of names")
+        _check_scalar("num_labels", config.get("num_labels"))
     for own, theirs in head.options:
         if theirs == "num_labels":
             options[own] = _count(config)
@@ -104,6 +120,7 @@ def task_options(config: Mapping[str, Any], head: HeadTable) -> dict[str, Any]:
         elif theirs == "classifier_dropout":  # transformers falls back to the body's
             found = config.get(theirs)
             found = config.get("hidden_dropout_prob") if found is None else found
+            _check_scalar(theirs, found)
             options |= {} if found is None else {own: found}
         else:
             raise AssertionError(f"an option without a rule: {theirs}")
