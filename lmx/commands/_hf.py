@@ -220,7 +220,7 @@ def _notes(plan: Plan, ignored: tuple[str, ...]) -> list[str]:
 def source(path: Path) -> dict[str, Any]:
     """Return what a certificate says of a Hugging Face folder that was read."""
     with open_folder(path) as stored:
-        return {"files": certificate.files(path), "tensors": certificate.tensors(stored)}
+        return {"files": certificate.of_source(path), "tensors": certificate.tensors(stored)}
 
 
 def write(

@@ -12,6 +12,7 @@ from typing import Any
 from lmx.core.errors import UserError
 from lmx.core.version import VERSION
 from lmx.hf import settings, transfer
+from lmx.hf._index import open_file
 from lmx.hf._safetensors import parse_object
 from lmx.hf.convert import Plan
 from lmx.hf.stored import Stored
@@ -19,6 +20,20 @@ from lmx.hf.stored import Stored
 NAME = "conversion.json"
 FORMAT = 1
 LARGEST = 100_000_000
+
+
+def of_source(folder: Path) -> dict[str, str]:
+    """Return {file: SHA-256} of the files in a folder from elsewhere, but not in its own folders, which may
+    hold a whole history, or the same weights for other libraries.
+
+    Errors: UserError for a link that leads out of the folder, or a file that cannot be read.
+    """
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() and path.name != NAME:
+            with open(open_file(folder, path.name), "rb") as stream:
+                found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -30,10 +30,10 @@ def staged(folder: Path) -> Iterator[Path]:
 
     Errors: UserError where the folder exists already or cannot be written.
     """
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} exists already; name another folder, or remove it first")
     work = folder.with_name(folder.name + TEMPORARY)
     try:
-        if os.path.lexists(folder):
-            raise UserError(f"{folder} exists already; name another folder, or remove it first")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         yield work

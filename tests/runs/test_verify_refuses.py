@@ -360,3 +360,23 @@ def test_sources_are_only_read(whole: Path) -> None:
     assert certificate(whole / "in")["source"]["files"] == digests(whole / "source")
     assert sha256(whole / "out" / WEIGHTS) == sha256(whole / "source" / WEIGHTS)
     assert made.V == 19
+
+
+def test_a_source_s_own_folders_are_left_and_its_links_stay_inside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = small_bert(tmp_path / "source")
+    (source / "onnx").mkdir()
+    (source / "onnx" / "model.onnx").write_text("large")
+    words = ["import-hf", "--source", str(source), "--output"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    assert set(certificate(tmp_path / "one")["source"]["files"]) == {
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+    }
+    (tmp_path / "secret").write_text("not yours")
+    (source / "LICENSE").symlink_to(tmp_path / "secret")
+    assert main([*words, str(tmp_path / "two")]) == 2
+    assert "LICENSE: is a link to" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
