@@ -65,18 +65,14 @@ def prepare(
     if found is not None:
         say(f"prepared already: {folder}")
         return found
-    kept, counts = _sift(corpus)
-    say(
-        f"read {counts['documents']['in']:,} documents, kept {len(kept):,} "
-        f"({counts['bytes']['kept']:,} bytes of text)"
-    )
+    kept, counts = _sift(corpus, say)
     chosen = choose(split, len(kept))
     train, validation = _split(kept, mode=chosen, holdout=holdout, seed=seed)
     held = "documents, by their hash" if chosen == "document" else "end of each document"
     say(f"held out: {holdout:g} of the {held} (split: {chosen})")
     del kept
     if not train:
-        raise UserError("no document is left to train on; give more text, or lower holdout")
+        raise UserError("no document is left to train on; give more text, or lower data.holdout")
     tokenizer = make_tokenizer([document.text for document in train])
     say(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids")
     with staged(folder) as out:
@@ -102,7 +98,7 @@ def _settings(
     """Return all settings as the manifest has them, after refusing what cannot be."""
     for name, value in (("length", length), ("shard_rows", shard_rows)):
         if value < 1:
-            raise UserError(f"{name}={value}; expected at least 1")
+            raise UserError(f"{'batch.' * (name == 'length')}{name}={value}; expected at least 1")
     choose(split, 0)
     _split([], mode=split, holdout=holdout)
     own = {"length": length, "seed": seed, "holdout": holdout, "split": split, "boundary": boundary}
@@ -111,8 +107,10 @@ def _settings(
     return {**own, **(more or {})}
 
 
-def _sift(corpus: Corpus) -> tuple[list[Document], dict[str, Any]]:
+def _sift(corpus: Corpus, say: Callable[[str], None]) -> tuple[list[Document], dict[str, Any]]:
     """Clean, drop the blank and the repeated, and count: in = kept + dropped, for documents, by reason."""
+    for note in corpus.notes:
+        say(note)
     documents, blank, before, after = [], 0, [0, 0], [0, 0]
     for document in corpus:
         text = clean(document.text)
@@ -124,7 +122,7 @@ def _sift(corpus: Corpus) -> tuple[list[Document], dict[str, Any]]:
         else:
             blank += 1
     kept, repeated = dedup(documents)
-    counts = {
+    counts: dict[str, Any] = {
         "documents": {
             "in": len(kept) + len(repeated) + blank,
             "kept": len(kept),
@@ -140,6 +138,8 @@ def _sift(corpus: Corpus) -> tuple[list[Document], dict[str, Any]]:
     }
     if not kept:
         raise UserError(f"no text: all of the {blank} documents are blank")
+    count, size = counts["documents"]["in"], counts["bytes"]["kept"]
+    say(f"read {count:,} document{'s' * (count != 1)}, kept {len(kept):,} ({size:,} bytes of text)")
     return kept, counts
 
 
@@ -178,9 +178,9 @@ def _write(
         writer.close()
     if tally["tokens"] <= length:
         raise UserError(
-            f"too little text: the {name} split has {tally['tokens']} tokens, and one row of length {length} "
-            f"takes {length + 1}; give more text, or lower length"
-            + (", or raise holdout" if name == "validation" else "")
+            f"too little text: the {name} split has {tally['tokens']} tokens, and one row of "
+            f"batch.length={length} takes {length + 1}; give more text, or lower batch.length"
+            + (", or raise data.holdout" if name == "validation" else "")
         )
     shards = writer.finish()
     size = sum(len(document.text.encode()) for document in documents)

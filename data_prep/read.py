@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from lmx.core.rows import file_sha256
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".txt.gz", ".md.gz", ".jsonl.gz")
 """The files that a folder is searched for."""
+
+KINDS = 6
+"""Of other files, kinds that are named."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that can be iterated over, and what they come from, known before any document is read."""
+    """Documents that can be iterated over, and what they come from, known before any document is read.
+
+    notes: lines about what was left out.
+    """
 
     sources: tuple[Source, ...]
     load: Callable[[], Iterable[Document]]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self.load())
@@ -68,13 +76,13 @@ def read(path: str | Path, *, text: str = "text") -> Corpus:
     """Return the documents of a file or a folder: txt and md are one document each, jsonl one a line.
 
     Folders are walked whole, in sorted order, hidden files and folders and linked folders left out; `.gz` is
-    unpacked. `text` is the field of a jsonl row that holds the text. Files are hashed here and read when the
-    corpus is iterated over, each of them whole in memory. Raises UserError for a path that is no readable
-    text, and while iterating for bytes that are not (naming file and line) and for a file that changed in
-    between.
+    unpacked; the corpus's notes count what a folder holds besides. `text` is the field of a jsonl row that
+    holds the text. Files are hashed here and read when the corpus is iterated over, each of them whole in
+    memory. Raises UserError for a path that is no readable text, and while iterating for bytes that are not
+    (naming file and line) and for a file that changed in between.
     """
-    path = Path(path)
-    files = _files(path)
+    path = Path(path).expanduser()
+    files, others = _files(path)
     root = path if path.is_dir() else path.parent
     try:
         sources = tuple(
@@ -89,22 +97,38 @@ def read(path: str | Path, *, text: str = "text") -> Corpus:
         for file, source in zip(files, sources, strict=True):
             yield from _documents(file, source, text, alone)
 
-    return Corpus(sources, load)
+    notes = (f"left out of {path}, which is searched for {', '.join(SUFFIXES)}: {others}",) if others else ()
+    return Corpus(sources, load, notes)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> tuple[list[Path], str]:
+    """Return the files of text, sorted, and what else lies there, counted by kind."""
     _regular(path)
     if not path.is_dir():
-        return [path]
-    found = []
+        return [path], ""
+    found, others = [], Counter[str]()
     for folder, folders, names in os.walk(path, onerror=_refuse):
+        others["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
+        others["linked folder"] += sum(
+            not name.startswith(".") and Path(folder, name).is_symlink() for name in folders
+        )
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, n) for n in names if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                found.append(Path(folder, name))
+            elif not name.startswith("."):
+                others[Path(name).suffix.lower() or "no ending"] += 1
+    kinds = [f"{count:,} {kind}" for kind, count in others.most_common() if count]
+    more = [f"{len(kinds) - KINDS} kinds more"] if len(kinds) > KINDS else []
+    left = ", ".join(kinds[:KINDS] + more)
     if not found:
-        raise UserError(f"{path}: no text in this folder (looked for {', '.join(SUFFIXES)})")
+        raise UserError(
+            f"{path}: no text in this folder (looked for {', '.join(SUFFIXES)}; "
+            f"there is: {left or 'nothing'})"
+        )
     for file in found:
         _regular(file)
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix()), left
 
 
 def _refuse(error: OSError) -> None:

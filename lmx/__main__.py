@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import lmx
+from lmx.core import stop
 from lmx.core.errors import UserError, did_you_mean
 
 # The one line that `lmx --help` shows of each command stands here, so that help imports none of them.
@@ -30,7 +32,8 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0 done, 2 a mistake of the user's, 75 stopped and saved."""
+    """Run one command and return the exit code: 0 done, 2 a mistake of the user's, 75 stopped and saved, 130
+    interrupted with nothing to save."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -38,14 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"lmx {lmx.__version__}")
         return 0
+    interrupted = f"lmx {words[0]}: interrupted before there was anything to save"
+
+    def leave() -> None:
+        # Not through Python's shutdown: what is half imported may not survive it. Nothing was begun.
+        os.write(2, f"{interrupted}\n".encode())
+        os._exit(INTERRUPTED)
+
     try:
-        return _run(words[0], words[1:])
-    except UserError as error:
-        print(f"lmx {words[0]}: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print(f"lmx {words[0]}: interrupted before there was anything to save", file=sys.stderr)
-        return INTERRUPTED
+        with stop.guarded(leave):
+            return _run(words[0], words[1:])
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or stop.asked():
+            print(interrupted, file=sys.stderr)
+            return INTERRUPTED
+        if isinstance(error, UserError):
+            print(f"lmx {words[0]}: {error}", file=sys.stderr)
+            return MISTAKE
+        raise
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import weakref
@@ -54,7 +55,8 @@ class Batches:
         if self.rows < size:
             raise UserError(
                 f"too little text for one batch: {self.rows} rows, and batch.size={size} takes {size}; "
-                f"give {size / max(self.rows, 1):.2g} times as much text, or lower batch.size or length"
+                f"give {math.ceil(10 * size / max(self.rows, 1)) / 10:g} times as much text, "
+                "or lower batch.size or batch.length"
             )
         if not 0 <= seed < 1 << 32:
             raise UserError(f"seed={seed}; expected 0 .. 4294967295")

@@ -6,8 +6,9 @@ transformers (optimization.py), so that a recipe carries over number by number.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -51,10 +52,7 @@ def schedule(name: str, *, rate: float, warmup: int, total: int, end: float = 0.
     >>> [float(schedule("linear", rate=10, warmup=2, total=10)(jnp.int32(i))) for i in (0, 1, 2, 3)]
     [0.0, 5.0, 10.0, 8.75]
     """
-    if name not in SCHEDULES:
-        raise UserError(
-            f"no schedule {name!r}{did_you_mean(name, SCHEDULES)}; there is: {', '.join(SCHEDULES)}"
-        )
+    _named("schedule", name, SCHEDULES)
     if not 0 <= warmup <= total:
         raise UserError(f"optim.warmup is {warmup} steps, but the run has {total}")
     shape = SCHEDULES[name]
@@ -89,16 +87,41 @@ def adamw(
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adamw": adamw}
 
 
+def check(name: str, *, schedule: str, **values: Any) -> None:
+    """Raise UserError for an unknown optimizer, schedule or option, or for a value that makes no sense.
+
+    values: `rate`, `end` and the optimizer's own options, `clip` a number or None (no clipping).
+    """
+    _named("schedule", schedule, SCHEDULES)
+    options = {key: value for key, value in values.items() if key not in ("rate", "end")}
+    _named("optimizer", name, OPTIMIZERS)
+    _bind(name, options)
+    for key, value in values.items():
+        fits, expected = RANGES.get(key, (None, ""))
+        if fits is None or (key == "clip" and value is None):
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number and fits(value)):
+            raise UserError(f"optim.{key}={value!r}; expected {expected}")
+
+
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "rate": (lambda x: x > 0, "a number above 0"),
+    "end": (lambda x: 0 <= x <= 1, "a share of the rate, from 0 to 1"),
+    "decay": (lambda x: x >= 0, "0 (none) or more"),
+    "clip": (lambda x: x > 0, "a norm above 0, or None for no clipping"),
+    "b1": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "b2": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "epsilon": (lambda x: x > 0, "a number above 0"),
+}
+"""What each number may be."""
+
+
 def build(name: str, learning_rate: Schedule, **options: Any) -> optax.GradientTransformation:
     """Return the named optimizer. Errors: UserError for an unknown name or option."""
-    if name not in OPTIMIZERS:
-        raise UserError(
-            f"no optimizer {name!r}{did_you_mean(name, OPTIMIZERS)}; there is: {', '.join(OPTIMIZERS)}"
-        )
-    try:
-        made = OPTIMIZERS[name](learning_rate, **options)
-    except TypeError as error:
-        raise UserError(f"optim.name={name!r}: {error}") from error
+    _named("optimizer", name, OPTIMIZERS)
+    _bind(name, options)
+    made = OPTIMIZERS[name](learning_rate, **options)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         # optax raises a Python float to an int32 power, which strict promotion refuses.
@@ -106,3 +129,26 @@ def build(name: str, learning_rate: Schedule, **options: Any) -> optax.GradientT
             return made.update(updates, state, params)
 
     return optax.GradientTransformation(made.init, update)
+
+
+def _named(what: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        key = "optim.name" if what == "optimizer" else f"optim.{what}"
+        raise UserError(
+            f"{key}: no {what} {name!r}{did_you_mean(str(name), known)}; there is: {', '.join(known)}"
+        )
+
+
+def _bind(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the optimizer has not, and options that it lacks."""
+    wanted = inspect.signature(OPTIMIZERS[name]).parameters
+    known = [key for key, kind in wanted.items() if kind.kind is kind.KEYWORD_ONLY]
+    for key in options:
+        if key not in known:
+            raise UserError(
+                f"optim.{key}: {name} has no such option{did_you_mean(key, known)}; it has: "
+                f"{', '.join(known)}"
+            )
+    lacking = [key for key in known if key not in options and wanted[key].default is inspect.Parameter.empty]
+    if lacking:
+        raise UserError(f"optim.{lacking[0]} is not set; {name} needs it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +18,7 @@ ENOUGH = 100
 def choose(mode: str, count: int) -> str:
     """Return "document" or "tail": `mode` itself, or what "auto" is for so many documents."""
     if mode not in ("auto", "document", "tail"):
-        raise UserError(f"split={mode!r}; it is one of auto, document, tail")
+        raise UserError(f"data.split={mode!r}; expected auto, document or tail")
     return mode if mode != "auto" else "document" if count >= ENOUGH else "tail"
 
 
@@ -33,9 +34,9 @@ def split(
     ['012345678', '9']
     """
     # As written: 1 - 0.1 is 9/10 here, and not the nearest float.
-    share = Fraction(str(holdout))
+    share = Fraction(str(holdout)) if math.isfinite(holdout) else Fraction(0)
     if not 0 < share < 1:
-        raise UserError(f"holdout={holdout}; expected more than 0 and less than 1")
+        raise UserError(f"data.holdout={holdout}; expected more than 0 and less than 1")
     by_document = choose(mode, len(documents)) == "document"
     train: list[Document] = []
     validation: list[Document] = []

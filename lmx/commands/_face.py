@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import signal
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lmx.commands import _build, _hf, _wire
+import numpy as np
+
+from lmx.commands import _arguments, _build, _hf, _wire
+from lmx.commands.train import RESUME
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
 from lmx.core import rng
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
+from lmx.generation import sample
 
 
 def load(
@@ -35,6 +39,10 @@ def load(
     Errors: UserError where there is none, or where it is damaged; missing, surplus and mis-shaped tensors in
     one line.
     """
+    _expect("path", path, "a path", isinstance(path, (str, os.PathLike)))
+    _expect("task", task, "a name, or a dict with one", task is None or isinstance(task, (str, Mapping)))
+    _expect("dtype", dtype, "a name such as 'bfloat16'", isinstance(dtype, str))
+    _expect_seed(seed)
     options: dict[str, Any] = {}
     if task is not None:
         options["task"] = {"name": task} if isinstance(task, str) else dict(task)
@@ -50,6 +58,7 @@ def build(config: Mapping[str, Any]) -> Model:
 
     `vocab_size` must be set. Errors: UserError for an unknown model, task or field.
     """
+    _expect("config", config, "a dict or a ConfigDict", isinstance(config, (Mapping, config_.ConfigDict)))
     sections = config_.plain(config)
     for name in ("model", "task"):
         if not isinstance(sections.get(name), dict) or "name" not in sections[name]:
@@ -61,13 +70,25 @@ def build(config: Mapping[str, Any]) -> Model:
     return _build.model(sections)
 
 
-def train(config: Mapping[str, Any] | str, workdir: str | os.PathLike[str]) -> Checkpoint:
+def train(config: Mapping[str, Any] | str | os.PathLike[str], workdir: str | os.PathLike[str]) -> Checkpoint:
     """Train as the command does, from where the folder's run stands, and return the last checkpoint.
 
     config: a ConfigDict, a plain dict, or a shipped name or file. Errors: UserError as on the command line.
+    The first Ctrl-C, SIGTERM or SIGHUP lets the step finish and saves; then Ctrl-C raises KeyboardInterrupt,
+    the others SystemExit(75). The same call goes on from there.
     """
-    found = config_.load(config) if isinstance(config, str) else config
-    return _train(config_.plain(found), Path(workdir))[0]
+    fits = isinstance(config, (str, os.PathLike, Mapping, config_.ConfigDict))
+    _expect("config", config, "a ConfigDict, a dict, or a config's name or file", fits)
+    found = config_.load(os.fspath(config)) if isinstance(config, (str, os.PathLike)) else config
+    try:
+        folder = _arguments.folder(workdir)
+    except UserError as error:
+        raise UserError(f"workdir={error}") from error
+    checkpoint, stopped = _train(config_.plain(found), folder)
+    if stopped is None:
+        return checkpoint
+    said = f"stopped at step {checkpoint.step} and saved; the same call goes on"
+    raise KeyboardInterrupt(said) if stopped == signal.SIGINT else SystemExit(RESUME)
 
 
 def generate(
@@ -79,18 +100,32 @@ def generate(
     top_k: int | None = 40,
     seed: int = 0,
 ) -> list[str]:
-    """Return a continuation of each prompt. Errors: UserError where the checkpoint has no tokenizer."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}; expected 0 to 4294967295")
+    """Return a continuation of each prompt.
+
+    Errors: UserError where the checkpoint has no tokenizer, and for arguments that are not what they must be.
+    """
+    _expect_checkpoint(checkpoint)
+    texts = (
+        [] if isinstance(prompts, (str, bytes)) else list(prompts) if isinstance(prompts, Iterable) else []
+    )
+    listed = bool(texts) and all(isinstance(prompt, str) for prompt in texts)
+    _expect("prompts", prompts, "a list of texts, such as ['The']", listed)
+    for prompt in texts:
+        _expect("prompts", prompt, "texts of whole characters (UTF-8)", _encodes(prompt))
+    _expect("tokens", tokens, "a whole number of at least 1", _whole(tokens) and tokens >= 1)
+    _expect("temperature", temperature, "a number", _number(temperature))
+    _expect("top_k", top_k, "a whole number, or None", top_k is None or _whole(top_k))
+    _expect_seed(seed)
+    sample.check(temperature, top_k)
     text = _wire.tokenizer(checkpoint)
-    begin = checkpoint.config.get("data", {}).get("boundary", True)
     return _wire.continuations(
         build(checkpoint.config),
         checkpoint.params,
         text,
-        list(prompts),
+        texts,
         rng.stream_key(seed, 0, "generate"),
-        begin=begin,
+        begin=checkpoint.config.get("data", {}).get("boundary", True),
+        positions=checkpoint.config["model"].get("positions"),
         tokens=tokens,
         temperature=temperature,
         top_k=top_k,
@@ -110,6 +145,44 @@ def save_hf(
     which the weights are cut into several files.
     Errors: UserError where the folder exists already or cannot be written.
     """
-    if not shard_size > 0:
-        raise UserError(f"shard_size={shard_size}; expected GB above 0")
-    _hf.write(checkpoint, Path(folder), dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))
+    _expect_checkpoint(checkpoint)
+    try:
+        target = _arguments.new_folder(folder)
+    except UserError as error:
+        raise UserError(f"folder={error}") from error
+    _expect("dtype", dtype, "a name such as 'bfloat16', or None", dtype is None or isinstance(dtype, str))
+    _expect("shard_size", shard_size, "GB above 0", _number(shard_size) and shard_size > 0)
+    _hf.write(checkpoint, target, dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))
+
+
+def _expect(name: str, value: Any, expected: str, fits: bool) -> None:
+    """Raise UserError, naming the argument, unless its value fits."""
+    if not fits:
+        shown = repr(value)
+        shown = f"{shown[:60]}..." if len(shown) > 60 else shown
+        raise UserError(f"{name}={' '.join(shown.split())}; expected {expected}")
+
+
+def _expect_checkpoint(checkpoint: Any) -> None:
+    expected = "a Checkpoint, as lmx.load and lmx.train return it"
+    _expect("checkpoint", checkpoint, expected, isinstance(checkpoint, Checkpoint))
+
+
+def _expect_seed(seed: Any) -> None:
+    _expect("seed", seed, "0 to 4294967295", _whole(seed) and 0 <= seed < 2**32)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

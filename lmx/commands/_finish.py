@@ -1,60 +1,21 @@
-"""What frames a training run: the check of its folder before; export, report and last words after."""
+"""What a training run writes beside its steps: config, facts, export, report, first and last words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmx.commands import _build, _hf, _wire
+from lmx.commands import _hf, _platform, _wire
 from lmx.core import config as config_
 from lmx.core import log
-from lmx.core.errors import UserError
 from lmx.report import page
 from lmx.runs import facts
 
 if TYPE_CHECKING:
     from lmx.commands._session import Session
-
-
-def check(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) -> None:
-    """Raise UserError where the folder holds another run, or the config asks for what cannot be.
-
-    Errors name the differing keys; fields under `cosmetic` may differ.
-    """
-    if not 0 <= config["seed"] < 2**32:
-        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
-    last, best = config["keep"]["last"], config["keep"]["best"]
-    if last < 1 or best < 0:
-        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
-    length, positions = config["batch"]["length"], config["model"]["positions"]
-    if length > positions:
-        raise UserError(
-            f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
-        )
-    if config["batch"]["size"] < 1 or length < 1:
-        raise UserError(
-            f"batch.size={config['batch']['size']}, batch.length={length}; both must be at least 1"
-        )
-    _build.task(config, needs=_build.TRAINED)
-    _build.head_table(config)
-    _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
-    path, saved = workdir / "config.json", any((workdir / "checkpoints").glob("[0-9]*"))
-    if not path.exists():
-        if saved:
-            raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")
-        return
-    if not saved:
-        return  # a start that came to nothing binds nobody
-    before = {key: value for key, value in _wire.read_json(path).items() if key not in cosmetic}
-    now = {key: value for key, value in config.items() if key not in cosmetic}
-    differing = [f"{key} ({old!r} there, {new!r} now)" for key, old, new in config_.differences(before, now)]
-    if differing:
-        raise UserError(
-            f"workdir {workdir} holds a run with another config: {', '.join(differing)}; "
-            "name another workdir, or repeat its config"
-        )
 
 
 def write_config(config: Mapping[str, Any], workdir: Path) -> None:
@@ -99,7 +60,7 @@ def finish(session: Session, made: int, say: Any) -> None:
 
 def closing(session: Session, made: int, again: str) -> str:
     """Return what was made, where, and what to try next."""
-    work = session.workdir
+    work, lmx = session.workdir, _platform.program()
     figures = session.kept.facts(made)["figures"]
     export = [f"  {work / 'export'}  Hugging Face folder"] if (work / "export").exists() else []
     return "\n".join(
@@ -112,7 +73,7 @@ def closing(session: Session, made: int, again: str) -> str:
             f"  {work / 'metrics.jsonl'}, {work / 'samples.jsonl'}, {work / 'events'} (TensorBoard)",
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
-            f"  lmx generate --checkpoint {work} --prompt 'The'",
-            "  lmx train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
+            f"  {lmx} generate --checkpoint {shlex.quote(str(work))} --prompt 'The'",
+            f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
         ]
     )

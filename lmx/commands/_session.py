@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lmx import batches as batches_
 from lmx import optim
-from lmx.commands import _build, _wire
+from lmx.commands import _build, _start, _wire
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
 from lmx.core import plugin, tree
@@ -112,7 +112,7 @@ class Session:
             made = int(known["step"])
             self.state = state.State(jnp.int32(made), params, optimizer)
         else:
-            given = None if self.config["start"] == "scratch" else _wire.start(self.config, self.model)
+            given = None if self.config["start"] == "scratch" else _start.params(self.config, self.model)
             self.state = state.start(
                 self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
             )
@@ -164,7 +164,8 @@ class Session:
     def _save(self, made: int, now: state.State, window: list[Sums]) -> None:
         norm = float(window[-1]["grad_norm"])
         if not (math.isfinite(norm) and state.finite(now.params)):
-            raise UserError(diverged(made, f"the gradient norm is {norm}, or parameters are not finite"))
+            what = f"the gradient norm is {norm}, or parameters are not finite"
+            raise UserError(diverged(self.workdir, made, what))
         planned = made == self.total or made % max(1, self.every["save"]) == 0
         if planned and made not in self.validation:  # a checkpoint without a figure could not be the best
             self._evaluate(made, now, window)

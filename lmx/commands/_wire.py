@@ -12,7 +12,7 @@ import jax
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf
-from lmx.core import log, rng, tree
+from lmx.core import log, rng
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 from lmx.generation import sample
@@ -28,19 +28,48 @@ def checkpoint(reference: str, **options: Any) -> Checkpoint:
     started anew or ignored there is said.
     Errors: UserError where there is none, or where it is damaged.
     """
+    folder, which = located(reference)
+    if which is None:
+        return _from_hf(folder, options)
+    if options:
+        raise UserError(f"{folder} is a run; {', '.join(options)} are for Hugging Face folders")
+    with closing(Checkpoints(folder / "checkpoints")) as kept:
+        return _read_run(kept, folder, which)
+
+
+def located(reference: str) -> tuple[Path, str | None]:
+    """Return (folder, what stands after its @) of a run, (folder, None) of a Hugging Face folder.
+
+    Errors: UserError where there is no such folder, and for a run that has saved nothing yet.
+    """
     if hub.is_reference(reference):
-        return _from_hf(hub.fetch(reference), options)
-    name, _, which = (reference, "", "") if Path(reference).is_dir() else reference.partition("@")
-    folder = Path(name)
-    if not folder.is_dir():
-        raise UserError(f"{name}: no such folder; expected a run of lmx or a Hugging Face folder")
+        return hub.fetch(reference), None
+    whole = Path(reference).expanduser()
+    name, at, which = (str(whole), "", "") if whole.is_dir() else str(whole).rpartition("@")
+    folder = Path(name or which)
+    if not reference.strip() or not folder.is_dir():
+        found = (
+            f"{folder}: is a file" if folder.is_file() else f"{reference or repr(reference)}: no such folder"
+        )
+        raise UserError(f"{found}; expected a run of lmx or a Hugging Face folder")
+    if at and not which:
+        raise UserError(f"{reference}: nothing after the @; expected {name}@best or {name}@STEP")
     if (folder / "checkpoints").is_dir():
-        if options:
-            raise UserError(f"{folder} is a run; {', '.join(options)} are for Hugging Face folders")
-        return _from_run(folder, which)
-    if which:
+        return folder, which if name else ""
+    if begun(folder):
+        raise UserError(f"{folder}: no checkpoint yet; train it first")
+    if at:
         raise UserError(f"{reference}: @{which} chooses among a run's checkpoints, but {name} is not a run")
-    return _from_hf(folder, options)
+    return folder, None
+
+
+def begun(folder: Path) -> bool:
+    """Tell whether a folder holds the config.json of a run, which has sections, and not that of a model."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in ("model", "task"))
 
 
 def _from_hf(folder: Path, options: Mapping[str, Any]) -> Checkpoint:
@@ -50,16 +79,12 @@ def _from_hf(folder: Path, options: Mapping[str, Any]) -> Checkpoint:
     return found.checkpoint
 
 
-def _from_run(folder: Path, which: str) -> Checkpoint:
-    with closing(Checkpoints(folder / "checkpoints")) as kept:
-        return _read_run(kept, folder, which)
-
-
-def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
+def chosen(kept: Checkpoints, folder: Path, which: str) -> int:
+    """Return the step that `which` chooses in a run: "" is the newest, "best", or a step."""
     steps = kept.steps()
     if not steps:
         raise UserError(f"{folder}: no checkpoint yet; train it first")
-    if which and which != "best" and not which.isdigit():
+    if which and which != "best" and not (which.isascii() and which.isdigit()):
         raise UserError(f"{folder}@{which}: expected @best or @STEP, with a step of {steps}")
     step = steps[-1] if not which else kept.best() if which == "best" else int(which)
     if step is None:
@@ -68,17 +93,32 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
         )
     if step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are steps {steps}")
-    facts = kept.facts(step)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-        _build.shapes(_build.model(facts["config"])),
-    )
-    params, _, facts = kept.restore(step, wanted)
+    return step
+
+
+def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
+    step = chosen(kept, folder, which)
+    try:
+        facts = kept.facts(step)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            _build.shapes(_build.model(facts["config"])),
+        )
+        params, _, facts = kept.restore(step, wanted)
+    except UserError as error:
+        others = [f"{folder}@{other}" for other in reversed(kept.steps()) if other != step]
+        hint = f"; there is also {', '.join(others)}" if others else ""
+        raise UserError(f"{error}{hint}") from error
     data = data_folder(facts["config"], folder)
     config = {**facts["config"], "data": {**facts["config"]["data"], "folder": str(data)}}
     text = data / "tokenizer"
     return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
+
+
+def resumes(workdir: Path) -> bool:
+    """Tell whether a folder holds checkpoints of a run."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("[0-9]*"))
 
 
 def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
@@ -101,18 +141,6 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
 
 
-def start(config: Mapping[str, Any], built: Model) -> Any:
-    """Return the parameters that `start` names, checked against the model's shapes."""
-    found = checkpoint(config["start"])
-    expected = {path: leaf.shape for path, leaf in tree.flatten(_build.shapes(built)).items()}
-    lines = tree.diff(expected, {path: leaf.shape for path, leaf in tree.flatten(found.params).items()})
-    if lines:
-        raise UserError(
-            f"start={config['start']}: not the model of the config (- missing, + surplus, ! shape): {lines}"
-        )
-    return found.params
-
-
 def samples(
     built: Model, params: Any, config: Mapping[str, Any], data: Path, step: int
 ) -> list[tuple[str, str]]:
@@ -122,10 +150,17 @@ def samples(
     text = tokenizers_.load(data / "tokenizer")
     key = rng.stream_key(config["seed"], step, "samples")
     prompts = list(wanted["prompts"])
-    begin = config["data"]["boundary"]
-    return list(
-        zip(prompts, continuations(built, params, text, prompts, key, begin=begin, **options), strict=True)
+    made = continuations(
+        built,
+        params,
+        text,
+        prompts,
+        key,
+        begin=config["data"]["boundary"],
+        positions=config["model"]["positions"],
+        **options,
     )
+    return list(zip(prompts, made, strict=True))
 
 
 def check_tokenizer(data: Path, manifest: Mapping[str, Any]) -> None:
@@ -140,25 +175,44 @@ def check_tokenizer(data: Path, manifest: Mapping[str, Any]) -> None:
 
 def check_samples(config: Mapping[str, Any], data: Path) -> None:
     """Raise UserError where a sample prompt cannot be continued, before any time is spent on training."""
-    wanted, positions = config["samples"], config["model"]["positions"]
-    sample.check(wanted["temperature"], wanted["top_k"])
+    wanted = config["samples"]
     text = tokenizers_.load(data / "tokenizer")
-    for prompt, ids in zip(
-        wanted["prompts"], _prompts(text, wanted["prompts"], config["data"]["boundary"]), strict=True
-    ):
-        if not ids:
-            raise UserError(f"samples.prompts: {prompt!r} has no token to go on from; name a longer one")
-        if wanted["tokens"] < 1 or len(ids) + wanted["tokens"] > positions:
-            raise UserError(
-                f"samples.tokens={wanted['tokens']} after the {len(ids)} tokens of {prompt!r} does not fit "
-                f"model.positions={positions}; expected 1 to {positions - len(ids)}"
-            )
+    try:
+        _prompts(
+            text,
+            wanted["prompts"],
+            config["data"]["boundary"],
+            wanted["tokens"],
+            config["model"]["positions"],
+        )
+    except UserError as error:
+        raise UserError(f"samples.{error}") from error
 
 
-def _prompts(text: tokenizers_.Tokenizer, prompts: Sequence[str], begin: bool) -> list[list[int]]:
-    """Return the ids of each prompt, after the end symbol, which begins documents, where `begin` is set."""
+def _prompts(
+    text: tokenizers_.Tokenizer, prompts: Sequence[str], begin: bool, tokens: int, positions: int | None
+) -> list[list[int]]:
+    """Return the ids of each prompt, after the end symbol, which begins documents, where `begin` is set.
+
+    Errors: UserError where one has no ids, and where `tokens` more do not fit the model's positions.
+    """
     first = [text.eos_id] if begin and text.eos_id is not None else []
-    return [[*first, *text.encode(prompt)] for prompt in prompts]
+    found = [[*first, *text.encode(prompt)] for prompt in prompts]
+    for prompt, ids in zip(prompts, found, strict=True):
+        if not ids:
+            raise UserError(f"prompts: {prompt!r} has no token to go on from; name a longer one")
+        room = None if positions is None else positions - len(ids)
+        if room is not None and room < 1:
+            raise UserError(
+                f"prompts: {prompt[:40]!r} has {len(ids)} tokens, but the model has {positions} positions; "
+                "shorten it"
+            )
+        if room is not None and tokens > room:
+            raise UserError(
+                f"tokens={tokens} after the {len(ids)} of the prompt {prompt[:40]!r}, but the model has "
+                f"{positions} positions; expected 1 to {room}"
+            )
+    return found
 
 
 def continuations(
@@ -169,9 +223,12 @@ def continuations(
     key: Any,
     *,
     begin: bool,
+    tokens: int,
+    positions: int | None,
     **options: Any,
 ) -> list[str]:
-    """Return the continuation of each prompt. begin: put the end symbol, which begins documents, in front."""
-    ids = _prompts(text, prompts, begin)
-    new = sample.generate(built, params, ids, key, eos_id=text.eos_id, **options)
+    """Return the continuation of each prompt. begin: put the end symbol, which begins documents, in front.
+    positions: how many tokens the model takes, where that has a limit."""
+    ids = _prompts(text, prompts, begin, tokens, positions)
+    new = sample.generate(built, params, ids, key, tokens=tokens, eos_id=text.eos_id, **options)
     return [text.decode(tokens, skip_special=True) for tokens in new]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lmx.commands import _arguments
 from lmx.core.errors import UserError
 
 
@@ -15,10 +16,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder"
     )
-    parser.add_argument("--data", type=Path, help="a folder of prepared rows; default: the run's own")
+    data = _arguments.option(_arguments.folder)
+    parser.add_argument("--data", type=data, help="a folder of prepared rows; default: the run's own")
     parser.add_argument("--split", default="validation", choices=("validation", "train"))
     parser.add_argument(
-        "--batch", type=int, default=32, help="rows at a time; it changes no figure but by rounding"
+        "--batch",
+        type=_arguments.count,
+        default=32,
+        help="rows at a time; it changes no figure but by rounding",
     )
 
 
@@ -34,11 +39,20 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     _platform.start()
     found = _wire.checkpoint(options.checkpoint)
-    folder = options.data or found.config.get("data", {}).get("folder")
+    rows_of_run = found.config.get("data", {}).get("folder")
+    folder = options.data
+    if folder is None and rows_of_run and (Path(rows_of_run) / codec.MANIFEST).exists():
+        folder = Path(rows_of_run)
     if folder is None:
         raise UserError(f"{options.checkpoint} has no prepared rows of its own; name some: --data FOLDER")
     manifest = codec.manifest(folder)
-    _check_tokenizer(_wire.tokenizer(found).sha256, manifest["tokenizer"]["sha256"], options)
+    own, of_rows = _wire.tokenizer(found).sha256, manifest["tokenizer"]["sha256"]
+    if own != of_rows:
+        raise UserError(
+            f"the rows were made with another tokenizer ({of_rows[:12]}) than that of {options.checkpoint} "
+            f"({own[:12]}); prepare them with this one: --config.tokenizer.name=file "
+            f"--config.tokenizer.path={found.folder}"
+        )
     source = rows.source(options.split, folder=folder)
     mesh = mesh_.make()
     size = max(1, round(options.batch / mesh.size)) * mesh.size
@@ -50,11 +64,3 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     figures = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1)).finish(sums)
     print(json.dumps({"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}))
     return 0
-
-
-def _check_tokenizer(own: str, of_rows: str, options: argparse.Namespace) -> None:
-    if own != of_rows:
-        raise UserError(
-            f"the rows were made with another tokenizer ({of_rows[:12]}) than that of {options.checkpoint} "
-            f"({own[:12]}); prepare them with this one: --config.tokenizer.name=file"
-        )

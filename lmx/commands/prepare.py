@@ -8,50 +8,102 @@ from pathlib import Path
 from typing import Any
 
 import data_prep
-from lmx.core.errors import UserError
+from lmx.commands import _arguments
+from lmx.core.errors import UserError, did_you_mean
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --config and --workdir."""
     parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
+    workdir = _arguments.option(_arguments.folder)
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="the run's folder; rows go to WORKDIR/data"
+        "--workdir", required=True, type=workdir, help="the run's folder; rows go to WORKDIR/data"
     )
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Prepare and say what is there."""
+    from lmx.commands import _wire  # noqa: F401 - imported before Ctrl-C may raise
     from lmx.core import config as config_
+    from lmx.core import stop
     from lmx.core.log import say
     from lmx.runs import lock
 
-    config = config_.load(options.config)
-    config_.override(config, overrides)
-    config_.check(config_.plain(config))
+    found = config_.load(options.config)
+    config_.override(found, overrides)
+    config_.check(config_.plain(found))
+    config = config_.expanded(config_.plain(found))
+    check(config)
+    stop.begun()
     with lock.hold(options.workdir):
-        folder, manifest = prepare(config_.plain(config), options.workdir, say=say)
+        folder, manifest = prepare(config, options.workdir, say=say)
     for name, split in manifest["splits"].items():
         print(f"{name}: {split['rows']:,} rows, {split['tokens']:,} tokens, {split['documents']:,} documents")
     print(f"prepared: {folder}")
     return 0
 
 
+TOKENIZERS = {"bpe": ("size",), "characters": (), "file": ("path",)}
+"""Each name with the fields that it reads."""
+
+SMALLEST = 257
+"""Ids of a byte-level vocabulary at least: the bytes and the end symbol."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise UserError for what `data` and `tokenizer` cannot mean, before any text is read.
+
+    Fields that the chosen names do not use are refused: whoever set them expects something of them.
+    """
+    data, words = config["data"], config["tokenizer"]
+    if data["name"] not in ("text", "stdlib"):
+        hint = did_you_mean(data["name"], ("text", "stdlib"))
+        raise UserError(f"data.name={data['name']!r}{hint}; there is: text (with data.path), stdlib")
+    if data["name"] == "stdlib" and data["path"]:
+        raise UserError(f"data.path={data['path']!r} is not read by data.name='stdlib'; set data.name=text")
+    if data["name"] == "text" and data["code"]:
+        raise UserError("data.code is for data.name='stdlib' only")
+    if data["name"] == "text" and not data["path"]:
+        raise UserError("data.path is not set; name your text: --config.data.path=FILE_OR_FOLDER")
+    if words["name"] not in TOKENIZERS:
+        hint = did_you_mean(words["name"], TOKENIZERS)
+        raise UserError(f"no tokenizer {words['name']!r}{hint}; there is: {', '.join(TOKENIZERS)}")
+    if words["name"] != "file" and words["path"]:
+        raise UserError(
+            f"tokenizer.path is not read by tokenizer.name={words['name']!r}; set tokenizer.name=file"
+        )
+    if words["name"] == "file" and not words["path"]:
+        raise UserError(
+            "tokenizer.path is not set, and tokenizer.name='file' reads it: --config.tokenizer.path=FOLDER"
+        )
+    if words["name"] == "characters" and data["boundary"]:
+        raise UserError(
+            "data.boundary=True puts an end symbol around documents, which tokenizer.name='characters' has "
+            "not; set --config.data.boundary=False"
+        )
+    if words["name"] == "bpe" and words["size"] < SMALLEST:
+        raise UserError(
+            f"tokenizer.size={words['size']}; expected at least {SMALLEST} (the bytes and the end symbol)"
+        )
+
+
 def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path, dict[str, Any]]:
-    """Return (folder, manifest) of the prepared rows, preparing them where they are not there yet."""
+    """Return (folder, manifest) of the prepared rows of a checked config, preparing them where they are not
+    there yet."""
     from lmx import tokenizer
     from lmx.commands import _wire
     from lmx.core import rows
 
     data, words = config["data"], config["tokenizer"]
-    options = {name: words[name] for name in {"bpe": ("size",), "file": ("path",)}.get(words["name"], ())}
+    options = {name: words[name] for name in TOKENIZERS[words["name"]]}
 
     def make(texts: Iterable[str]) -> tokenizer.Tokenizer:
         return tokenizer.make(words["name"], texts, **options)
 
-    _check_fields(data, words)
     folder = _wire.data_folder(config, workdir)
-    resumed = any((workdir / "checkpoints").glob("[0-9]*"))  # its checkpoints know the rows they want
-    if resumed and data["path"] and not Path(data["path"]).exists() and (folder / rows.MANIFEST).exists():
+    # A run that has begun has checkpoints, which know the rows they want.
+    gone = data["path"] and not Path(data["path"]).exists()
+    if gone and _wire.resumes(workdir) and (folder / rows.MANIFEST).exists():
         say(f"{data['path']} is gone; going on with the rows prepared from it in {folder}")
         return folder, rows.manifest(folder)
     manifest = data_prep.prepare(
@@ -82,25 +134,9 @@ def _settings(data: Mapping[str, Any], name: str, options: Mapping[str, Any]) ->
     return {"data": kind, "tokenizer": {"name": name, **options}}
 
 
-def _check_fields(data: Mapping[str, Any], words: Mapping[str, Any]) -> None:
-    """Refuse fields that the chosen names do not use: whoever set them expects something of them."""
-    if data["name"] == "stdlib" and data["path"]:
-        raise UserError(f"data.path={data['path']!r} is not read by data.name='stdlib'; set data.name=text")
-    if data["name"] == "text" and data["code"]:
-        raise UserError("data.code is for data.name='stdlib' only")
-    if words["name"] != "file" and words["path"]:
-        raise UserError(
-            f"tokenizer.path is not read by tokenizer.name={words['name']!r}; set tokenizer.name=file"
-        )
-
-
 def _documents(data: Mapping[str, Any]) -> data_prep.Corpus:
     if data["name"] == "stdlib":
         from data_prep.stdlib import stdlib
 
         return stdlib(code=data["code"])
-    if data["name"] != "text":
-        raise UserError(f"data.name={data['name']!r}; there is: text (with data.path), stdlib")
-    if not data["path"]:
-        raise UserError("data.path is not set; name your text: --config.data.path=FILE_OR_FOLDER")
     return data_prep.read(data["path"], text=data["field"])

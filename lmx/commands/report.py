@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
+
+from lmx.commands import _arguments
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --workdir."""
-    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
+    workdir = _arguments.option(_arguments.folder)
+    parser.add_argument("--workdir", required=True, type=workdir, help="the run's folder")
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Write the page and say where it is."""
+    from lmx.core import stop
     from lmx.report import page
 
+    stop.begun()
     print(f"written: {page.write(options.workdir)}")
     return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmx.commands import _arguments
 from lmx.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,45 +25,58 @@ COSMETIC = ("export", "keep", "log", "sample", "samples")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --config and --workdir."""
+    workdir = _arguments.option(_arguments.folder)
     parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
-    parser.add_argument("--workdir", required=True, type=Path, help="the run's folder; the same one resumes")
+    parser.add_argument(
+        "--workdir", required=True, type=workdir, help="the run's folder; the same one resumes"
+    )
     parser.epilog = "any field of the config: --config.optim.rate=3e-4 --config.total='2 epochs'"
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train and print what was made; 75 where a signal stopped it after saving."""
+    from lmx.commands import _platform
     from lmx.core import config as config_
 
     config = config_.load(options.config)
     config_.override(config, overrides)
-    again = " ".join(["lmx train", f"--config {options.config}", f"--workdir {options.workdir}"])
-    again += "".join(f" --config.{key}={_quoted(text)}" for key, text in overrides.items())
-    _, finished = train(config_.plain(config), options.workdir, again=again)
-    return 0 if finished else RESUME
+    words = ["train", "--config", options.config, "--workdir", str(options.workdir)]
+    words += [f"--config.{key}={text}" for key, text in overrides.items()]
+    again = f"{_platform.program()} {' '.join(map(shlex.quote, words))}"
+    _, stopped = train(config_.plain(config), options.workdir, again=again)
+    return 0 if stopped is None else RESUME
 
 
 def train(
     config: Mapping[str, Any], workdir: Path, *, again: str = "the same call of lmx.train"
-) -> tuple[Checkpoint, bool]:
-    """Return (checkpoint, whether the run came to its end). again: the command that resumes it."""
-    from lmx.commands import _platform
+) -> tuple[Checkpoint, signal.Signals | None]:
+    """Return (checkpoint, the signal that stopped the run after it was saved, or None at the run's end).
+
+    again: the command that resumes it.
+    """
     from lmx.core import config as config_
+
+    config_.check(config)
+    from lmx.commands import _check, _finish, _platform, _session  # noqa: F401 - before Ctrl-C may raise
     from lmx.core.log import say
     from lmx.runs import lock
 
-    config_.check(config)
     _platform.start()
+    given = config_.expanded(config)
+    _check.fields(given, workdir)
     with lock.hold(workdir):
-        return _train(dict(config), workdir, again, say)
+        return _train(given, workdir, again, say)
 
 
-def _train(config: dict[str, Any], workdir: Path, again: str, say: Any) -> tuple[Checkpoint, bool]:
-    from lmx.commands import _finish, _session
+def _train(
+    config: dict[str, Any], workdir: Path, again: str, say: Any
+) -> tuple[Checkpoint, signal.Signals | None]:
+    from lmx.commands import _check, _finish, _session
     from lmx.commands.prepare import prepare
     from lmx.training import interrupt
 
     began = time.monotonic()
-    _finish.check(config, workdir, cosmetic=COSMETIC)
+    _check.folder(config, workdir, cosmetic=COSMETIC)
     folder, manifest = prepare(config, workdir, say=say)
     resolved = resolve(config, manifest, folder)
     session = _session.Session(resolved, workdir, manifest, say)
@@ -77,10 +93,14 @@ def _train(config: dict[str, Any], workdir: Path, again: str, say: Any) -> tuple
             _finish.write_facts(session, made, began)
     if made < session.total:
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
-        return session.checkpoint(made), False
-    _finish.finish(session, made, say)
+        return session.checkpoint(made), stopping.signal
+    try:
+        _finish.finish(session, made, say)
+    except KeyboardInterrupt:
+        say(f"interrupted after the last step, which is saved; write export and report with:\n  {again}")
+        return session.checkpoint(made), signal.SIGINT
     print(_finish.closing(session, made, again))
-    return session.checkpoint(made), True
+    return session.checkpoint(made), None
 
 
 def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -94,9 +114,3 @@ def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path
     # A folder of one's own is kept by its full path; that of the run is found from the run, wherever it lies.
     own = str(folder.absolute()) if config["data"]["folder"] else None
     return {**config, "model": model, "data": {**config["data"], "folder": own}}
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)

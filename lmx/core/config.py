@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,15 +39,27 @@ NULLABLE = ("optim.clip", "samples.top_k")
 FREE = ("model", "optim")
 """Sections whose fields belong to the file that they name, which checks them itself."""
 
+DURATIONS = ("total", "log", "evaluate", "save", "sample", "optim.warmup")
+"""Fields that hold a duration."""
+
+PATHS = ("start", "data.path", "data.folder", "tokenizer.path")
+"""Fields that hold a path, in which `~` is the user's home."""
+
+TEXTS = ("data.path", "data.folder", "tokenizer.path")
+"""Fields that hold a text or None, whichever of them stands in the base."""
+
 
 def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError unless a plain config has the keys of the shipped base, no more and no fewer."""
+    """Raise UserError unless a plain config has the keys of the shipped base, no more and no fewer.
+
+    Values have to be of the base's types, too.
+    """
     wanted = plain(_run(shelf() / "base.py")) if base is None else base
     for key in config:
         if key not in wanted:
             known = sorted(wanted)
-            hint = did_you_mean(key, known)
-            raise UserError(f"unknown config key {prefix + key!r}{hint}; there is: {', '.join(known)}")
+            hint = did_you_mean(str(key), known)
+            raise UserError(f"unknown config key {f'{prefix}{key}'!r}{hint}; there is: {', '.join(known)}")
     for key, value in wanted.items():
         if key not in config:
             raise UserError(f"the config has no {prefix + key!r}; begin it with inherit('base')")
@@ -57,6 +70,8 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
                 )
             if key not in FREE:
                 check(config[key], f"{prefix}{key}.", value)
+        else:
+            _fitting(config[key], value, f"{prefix}{key}")
 
 
 def load(reference: str) -> ConfigDict:
@@ -106,21 +121,21 @@ def _run(path: Path) -> ConfigDict:
     return config
 
 
-def override(config: ConfigDict, changes: Mapping[str, str]) -> None:
+def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
     """Write `{"optim.rate": "1e-3"}` into the config, each text read as the type that stands there.
 
-    Paths reach into tuples, too: `wrappers[0].rank`. Errors: UserError for an unknown key ("did you mean")
-    and for a value of another type.
+    A value that is no text has to be of that type: `{"optim.rate": 1e-3}`. Paths reach into tuples, too:
+    `wrappers[0].rank`. Errors: UserError for an unknown key ("did you mean") and for a value of another type.
     """
-    for path, text in changes.items():
+    for path, value in changes.items():
         parts = re.findall(r"[^.\[\]]+|\[\d+\]", path)
         if not parts:
-            raise UserError(f"--config.{path}={text}: no key; expected --config.KEY=VALUE")
+            raise UserError(f"--config.{path}={value}: no key; expected --config.KEY=VALUE")
         holder: Any = config
         for depth, part in enumerate(parts):
             part = _key(holder, part, path)
             if depth == len(parts) - 1:
-                _assign(config, parts, _parse(text, holder[part], path))
+                _assign(config, parts, _parse(value, holder[part], path))
             else:
                 holder = holder[part]
 
@@ -163,34 +178,53 @@ def _assign(config: ConfigDict, parts: list[str], value: Any) -> None:
     place(config, parts)
 
 
-def _parse(text: str, present: Any, path: str) -> Any:
+def _parse(given: Any, present: Any, path: str) -> Any:
     """Read a text as the type of the present value; a str stays as typed, None takes any literal."""
     if isinstance(present, ConfigDict):
         raise UserError(f"config.{path} holds keys ({', '.join(sorted(present.keys()))}); set one of them")
-    if isinstance(present, str):
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if present is None:
-        return value
+    if isinstance(present, str) or (path in TEXTS and isinstance(given, str) and given.lower() != "none"):
+        return _fitting(given, present, path)
+    value = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = {"true": True, "false": False, "none": None}.get(value.lower(), value)
+    if (
+        isinstance(present, int)
+        and isinstance(value, float)
+        and value.is_integer()
+        and isinstance(given, str)
+    ):
+        value = int(value)  # 1e3
+    return _fitting(value, present, path, given)
+
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a tuple"}
+
+
+def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
+    """Return a value that may stand where `present` stands. Errors: UserError for another type.
+
+    shown: what the user gave, where that is not the value.
+    """
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    kind: type = list if isinstance(present, tuple) else str if path in TEXTS else type(present)
     if value is None:
-        if path in NULLABLE:
-            return None
-        raise UserError(f"config.{path}={text!r}: expected a {type(present).__name__}, like {present!r}")
-    if isinstance(present, bool) or isinstance(value, bool):
-        fits = isinstance(present, bool) and isinstance(value, bool)
-    elif isinstance(present, float):
+        fits = path in (*NULLABLE, *TEXTS) or present is None
+    elif present is None and path not in TEXTS:
+        fits = isinstance(value, (str, bool, int, float, tuple, list))
+    elif kind is bool or isinstance(value, bool):
+        fits = kind is bool and isinstance(value, bool)
+    elif kind is float:
         fits = isinstance(value, (int, float))
         value = float(value) if fits else value
-    elif isinstance(present, int) and isinstance(value, float):
-        fits = value.is_integer()
-        value = int(value) if fits else value
     else:
-        fits = isinstance(value, type(present))
+        fits = isinstance(value, (list, tuple) if kind is list else kind)
     if not fits:
-        raise UserError(f"config.{path}={text!r}: expected a {type(present).__name__}, like {present!r}")
+        wanted = "a text, a number, True, False or None" if present is None else _KINDS.get(kind, str(kind))
+        like = "" if present is None else f", like {present!r}"
+        raise UserError(f"config.{path}={(value if shown is None else shown)!r}: expected {wanted}{like}")
     return value
 
 
@@ -232,6 +266,33 @@ def steps(
     return max(1, round(exact)) if exact > 0 else 0
 
 
+def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plain config with `~` in its paths replaced by the user's home; references to the hub stay."""
+    found: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
+    for path in PATHS:
+        *section, key = path.split(".")
+        holder = found[section[0]] if section else found
+        value = holder[key]
+        if isinstance(value, str):
+            holder[key] = os.path.expanduser(value)
+    return found
+
+
+def _canonical(duration: Any) -> Any:
+    """Return (amount, unit) of a duration, so that '100steps' is '100 steps'; what is none stays.
+
+    >>> _canonical("1e2 step") == _canonical("100steps") == _canonical(100)
+    True
+    """
+    match = _DURATION.fullmatch(str(duration).lower())
+    try:
+        return (float(match[1]), match[2].removesuffix("s") or "step") if match else duration
+    except ValueError:
+        return duration
+
+
 def plain(config: Any) -> Any:
     """Return the config as plain dicts, lists and scalars: what JSON holds."""
     if isinstance(config, (ConfigDict, Mapping)):
@@ -246,10 +307,15 @@ def plain(config: Any) -> Any:
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (dotted key, old value, new value) wherever two plain configs differ; absent is None."""
+    """Yield (dotted key, old value, new value) wherever two plain configs differ; absent is None.
+
+    Durations differ where they mean different things: '100steps' is '100 steps'.
+    """
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from differences(before, after, f"{prefix}{key}.")
+        elif f"{prefix}{key}" in DURATIONS and _canonical(before) == _canonical(after):
+            continue
         elif before != after:
             yield f"{prefix}{key}", before, after

@@ -120,13 +120,13 @@ def _mend_tail(path: Path) -> None:
         return
     with open(path, "rb+") as file:
         data = file.read()
-        tail = data[data.rfind(b"\n") + 1 :]
-        if not tail:
-            return
-        if _parses(tail):
+        tail = data.removesuffix(b"\n")
+        tail = tail[tail.rfind(b"\n") + 1 :]
+        whole = data.endswith(b"\n")
+        if data and not _parses(tail):
+            file.truncate(len(data) - len(tail) - whole)
+        elif data and not whole:
             file.write(b"\n")
-        else:
-            file.truncate(len(data) - len(tail))
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
@@ -141,6 +141,8 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         try:
             records.append((line, _parse(line)))
         except ValueError as error:
+            if number == len(whole) and not tail:
+                break  # torn, for a file system may have the end of a line before its middle
             found = f"expected one JSON object, found {line[:40]!r}"
             raise UserError(f"{path}, line {number}: {found}") from error
     if tail and _parses(tail):
@@ -151,8 +153,8 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the records of a file that `Jsonl` wrote.
 
-    A last line that a kill tore (no line end, not JSON) is left out; anything else that is not one JSON
-    object per line, and a file that cannot be read, is a UserError naming file and line.
+    A last line that is torn (not JSON) is left out; anything else that is not one JSON object per line, and
+    a file that cannot be read, is a UserError naming file and line.
     """
     return [record for _, record in _lines(Path(path))]
 
@@ -288,7 +290,8 @@ class Progress:
             initial=start,
             file=self._stream,
             dynamic_ncols=known,
-            ncols=None if known else 80,  # a terminal that says 0 columns would show nothing
+            ncols=None if known else 80,  # a terminal that says 0 columns and rows would show nothing
+            nrows=None if known else 20,
             miniters=1,
             bar_format="{desc} |{bar}| {percentage:3.0f}%",
         )

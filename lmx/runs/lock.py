@@ -5,33 +5,53 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lmx.core.errors import UserError
+
+NAME = ".lock"
 
 
 @contextmanager
 def hold(workdir: Path) -> Iterator[None]:
     """Hold the folder's lock while the block runs; the system frees it however the process ends.
 
+    A folder that is made here, and where nothing but the lock is when the block fails, goes away again.
     Errors: UserError where the folder cannot be made or written to, or another live process holds it (named).
     """
-    path = workdir / ".lock"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"workdir {workdir} cannot be written to: {error.strerror}; name another one"
-        ) from error
+    new = not workdir.exists()
+    handle = _open(workdir)
     try:
         _claim(handle, workdir)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
+        try:
+            yield
+        except BaseException:
+            if new:
+                _remove(workdir)
+            raise
     finally:
         os.close(handle)
+
+
+def _open(workdir: Path) -> int:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return os.open(workdir / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir} cannot be written to: {error.strerror}; name another one"
+        ) from error
+
+
+def _remove(workdir: Path) -> None:
+    """Remove a folder that holds the lock alone."""
+    with suppress(OSError):
+        if os.listdir(workdir) == [NAME]:
+            (workdir / NAME).unlink()
+            workdir.rmdir()
 
 
 def _claim(handle: int, workdir: Path) -> None:
@@ -46,3 +66,7 @@ def _claim(handle: int, workdir: Path) -> None:
         raise UserError(
             f"workdir {workdir} is in use by {owner}; wait for it, or name another one"
         ) from error
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), os.stat(workdir / NAME)):
+            return
+    raise UserError(f"workdir {workdir} was being removed by another process; run again")

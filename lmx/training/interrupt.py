@@ -1,48 +1,78 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM lets the loop finish its step and save; one more quits."""
+"""Stopping on request: the first Ctrl-C, SIGTERM or SIGHUP lets the loop finish its step and save; one more
+quits."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # Windows has no SIGHUP
+
+
+class Stopping:
+    """Whether a stop was asked for: call it to know; `signal` is the one that asked, or None."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self.signal: signal.Signals | None = None
+        self._notice, self._told = notice, False
+
+    def __call__(self) -> bool:
+        """Tell whether a stop was asked for, and say so the first time."""
+        # Said here and not in the handler, which may interrupt another write to the same stream.
+        if self.signal is not None and not self._told:
+            self._told = True
+            with suppress(OSError):  # nobody may be there to read it, and saving matters more
+                self._notice(
+                    f"{self.signal.name}: stopping after this step and saving; once more to quit at once"
+                )
+        return self.signal is not None
 
 
 @contextmanager
-def watch(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def watch(notice: Callable[[str], None]) -> Iterator[Stopping]:
     """Yield a function that tells whether a stop was asked for; handlers are put back afterwards.
 
-    Outside the main thread no handler can be set, and the answer is always no.
+    A SIGHUP that is ignored, as under nohup, stays so. Outside the main thread no handler can be set, and the
+    answer is always no.
     """
-    asked: list[int] = []
+    stopping = Stopping(notice)
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield stopping
         return
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    if hasattr(signal, "SIGHUP") and before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
+        for each in before:
             signal.signal(each, signal.SIG_DFL)
-        asked.append(number)
+        stopping.signal = signal.Signals(number)
+        if stopping.signal.name == "SIGHUP":
+            _let_go()
 
-    told: list[int] = []
-
-    def stopping() -> bool:
-        # Said here and not in the handler, which may interrupt another write to the same stream.
-        if asked and not told:
-            told.append(asked[0])
-            name = signal.Signals(asked[0]).name
-            notice(f"{name}: stopping after this step and saving; once more to quit at once")
-        return bool(asked)
-
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, handle)
     try:
         yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _let_go() -> None:
+    """Send what goes to a terminal that has hung up nowhere: to write to it is an error, which would end the
+    run before it has saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for out in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(out).st_mode):
+                os.dup2(nowhere, out)
+    os.close(nowhere)

@@ -14,12 +14,14 @@ from lmx.core.errors import UserError
 from lmx.core.types import Sums
 
 
-def diverged(step: int, what: str) -> str:
-    """Return what to say of a run whose numbers are no longer finite."""
-    return (
-        f"training has diverged at step {step}: {what}; nothing of it was saved; start another run from a "
-        "checkpoint before it: --config.start=RUN@STEP --workdir OTHER, with a lower optim.rate"
-    )
+def diverged(workdir: Path, step: int, what: str) -> str:
+    """Return what to say of a run whose numbers are no longer finite, with the checkpoint to start from."""
+    saved = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+    before = max((made for made in saved if made < step), default=None)
+    advice = "start again with a lower optim.rate"
+    if before is not None:
+        advice = f"with a lower optim.rate go on from --config.start={workdir}@{before} in another workdir"
+    return f"training has diverged at step {step}: {what}; nothing of it was saved; {advice}"
 
 
 class Recorder:
@@ -32,6 +34,7 @@ class Recorder:
     def __init__(self, workdir: Path, *, start: int, total: int, tokens_per_step: int) -> None:
         for name in ("metrics.jsonl", "samples.jsonl"):
             log.truncate_after(workdir / name, start)
+        self.workdir = workdir
         self.metrics = log.Jsonl(workdir / "metrics.jsonl")
         self.samples = log.Jsonl(workdir / "samples.jsonl")
         self.events = log.TensorBoard(workdir / "events", resumed=start or None)
@@ -49,7 +52,7 @@ class Recorder:
         loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["tokens"]) for v in values), 1.0)
         norm = float(values[-1]["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(diverged(step, f"the loss is {loss}, the gradient norm {norm}"))
+            raise UserError(diverged(self.workdir, step, f"the loss is {loss}, the gradient norm {norm}"))
         self.progress.update(step, loss)
         record = {"loss": loss, "rate": rate, "grad_norm": norm}
         speed = self.progress.tokens_per_second

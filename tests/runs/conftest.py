@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from lmx import load
 from lmx.__main__ import main
 from lmx.core import tree
+from lmx.training import loop
 
 TINY = {
     "model.layers": "2", "model.width": "16", "model.heads": "2", "model.positions": "32",
@@ -67,6 +70,30 @@ def finished(text: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -
     words = ["--config", "pretrain/from_text", "--workdir", str(folder)]
     assert main(["train", *words, *options(text, rows, export="True", sample="6 steps")]) == 0
     return folder
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Send a signal to this process once the loop has made a given number of steps."""
+
+    def arrange(step: int, number: signal.Signals) -> None:
+        plain, sent = loop.run, []
+
+        def run(*args: Any, stopping: Any, start: int, **kwargs: Any) -> Any:
+            made = [start]
+
+            def counted() -> bool:
+                made[0] += 1
+                if made[0] == step and not sent:
+                    sent.append(step)
+                    signal.raise_signal(number)
+                return stopping()
+
+            return plain(*args, stopping=counted, start=start, **kwargs)
+
+        monkeypatch.setattr(loop, "run", run)
+
+    return arrange
 
 
 def digest(workdir: Path, which: str = "") -> str:

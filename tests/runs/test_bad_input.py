@@ -35,8 +35,8 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
     ("changes", "parts"),
     [
         ({"optim.rat": "1"}, ["unknown config key 'optim.rat'", "did you mean 'rate'"]),
-        ({"optim.rate": "fast"}, ["config.optim.rate='fast'", "expected a float"]),
-        ({"model.layers": "2.5"}, ["config.model.layers", "expected a int"]),
+        ({"optim.rate": "fast"}, ["config.optim.rate='fast'", "expected a number"]),
+        ({"model.layers": "2.5"}, ["config.model.layers", "expected a whole number"]),
         ({"model": "3"}, ["holds keys"]),
         ({"model.name": "gtp2"}, ["no 'gtp2' in models", "did you mean 'gpt2'"]),
         ({"task.name": "casual_lm"}, ["did you mean 'causal_lm'"]),
@@ -63,7 +63,7 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"total": "1.2.3 steps"}, ["config.total='1.2.3 steps'"]),
         ({"total": "1e400 steps"}, ["config.total='1e400 steps'"]),
         ({"save": "5 s"}, ["config.save='5 s'"]),
-        ({"batch.size": "None"}, ["config.batch.size='None'", "expected a int"]),
+        ({"batch.size": "None"}, ["config.batch.size='None'", "expected a whole number"]),
         ({"batch.size": "4096"}, ["too little text for one batch"]),
         ({"seed": "-1"}, ["seed=-1"]),
         ({"model.mlp_width": "abc"}, ["model.mlp_width='abc'"]),
@@ -71,18 +71,31 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"keep.best": "-1"}, ["keep.best=-1"]),
         ({"task.name": "json.decoder"}, ["'json.decoder' does not define attach"]),
         ({"task.name": ".x"}, ["no '.x' in tasks"]),
-        ({"sample": "2 steps", "samples.tokens": "40"}, ["samples.tokens=40", "model.positions=32"]),
-        ({"sample": "2 steps", "samples.temperature": "-1.0"}, ["temperature=-1"]),
+        ({"sample": "2 steps", "samples.tokens": "40"}, ["samples.tokens=40", "32 positions"]),
+        ({"sample": "2 steps", "samples.temperature": "-1.0"}, ["samples.temperature=-1"]),
+        ({"samples.prompts": "(1, 2)"}, ["samples.prompts: 1 is no text"]),
+        ({"tokenizer.name": "file"}, ["tokenizer.path is not set"]),
+        ({"tokenizer.size": "100"}, ["tokenizer.size=100", "at least 257"]),
+        ({"tokenizer.name": "characters"}, ["data.boundary=True", "--config.data.boundary=False"]),
+        ({"optim.rate": "0"}, ["optim.rate=0.0", "above 0"]),
+        ({"optim.rate": "1e400"}, ["optim.rate=inf"]),
+        ({"optim.decay": "-0.1"}, ["optim.decay=-0.1"]),
+        ({"optim.b1": "1.0"}, ["optim.b1=1.0"]),
+        ({"optim.b2": "-0.5"}, ["optim.b2=-0.5"]),
+        ({"optim.epsilon": "0"}, ["optim.epsilon=0.0"]),
+        ({"optim.clip": "0"}, ["optim.clip=0.0", "None for no clipping"]),
+        ({"optim.end": "-0.1"}, ["optim.end=-0.1"]),
+        ({"data.holdout": "2.0"}, ["data.holdout=2.0"]),
     ],
 )
 def test_bad_values(
     train: Train, tmp_path: Path, capsys: Any, changes: dict[str, str], parts: list[str]
 ) -> None:
-    if changes.keys() & {"batch.length", "data.name", "data.path", "tokenizer.name"}:
-        changes = {**changes, "data.folder": str(tmp_path / "data")}
+    late = changes.keys() & {"model.vocab_size", "samples.tokens"} or changes.get("batch.size") == "4096"
+    if not late:  # what needs no text to be seen is refused before any is read
+        changes = {"data.folder": str(tmp_path / "data"), **changes}
     refused(capsys, train(tmp_path / "run", **changes), *parts)
-    assert not (tmp_path / "run" / "checkpoints").exists()
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
     assert not (tmp_path / "data").exists()
 
 
@@ -125,6 +138,19 @@ def test_keys_that_no_base_has(tmp_path: Path, capsys: Any) -> None:
         (["generate", "--checkpoint", "nowhere", "--temprature", "1"], ["did you mean '--temperature'"]),
         (["evaluate", "--checkpoint", "."], ["config.json"]),
         (["report", "--workdir", "nowhere"], ["nowhere"]),
+        (["report", "--workdir", ""], ["--workdir", "expected the name of a folder"]),
+        (
+            ["train", "--config", "quickstart", "--workdir", ""],
+            ["--workdir", "expected the name of a folder"],
+        ),
+        (["prepare", "--config", "quickstart", "--workdir", " "], ["--workdir", "expected the name"]),
+        (["evaluate", "--checkpoint", "w", "--batch", "0"], ["--batch", "at least 1"]),
+        (["evaluate", "--checkpoint", "w", "--batch", "-3"], ["--batch", "at least 1"]),
+        (["generate", "--checkpoint", "w", "--tokens", "0"], ["--tokens", "at least 1"]),
+        (["generate", "--checkpoint", ""], ["no such folder"]),
+        (["export-hf", "--checkpoint", "w", "--output", ""], ["--output", "expected the name of a folder"]),
+        (["export-hf", "--checkpoint", "w", "--output", "."], ["--output", "a new folder"]),
+        (["export-hf", "--checkpoint", "w", "--output", "/"], ["--output", "a new folder"]),
         (["prepare", "--config", "pretrain/from_text", "--workdir", "w"], ["data.path is not set"]),
         (
             ["train", "--config", "quickstart", "--workdir", "w", "--config.=5"],
@@ -231,8 +257,63 @@ def test_foreign_folder_with_checkpoints(train: Train, tmp_path: Path, capsys: A
     refused(capsys, train(tmp_path / "run"), "without a config.json")
 
 
+def test_a_run_whose_checkpoints_are_gone(train: Train, finished: Path, tmp_path: Path, capsys: Any) -> None:
+    """To begin anew beside an export and a record of another training would mix the two."""
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    refused(capsys, train(tmp_path / "run"), "run.json and export", "checkpoints are gone", "another workdir")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_start_of_another_size_is_refused_by_field(
+    train: Train, finished: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Before any text is read, from the configs alone, for runs and Hugging Face folders alike."""
+    for start in (str(finished), f"{finished}@best", str(finished / "export")):
+        other = {
+            "start": start,
+            "model.width": "32",
+            "model.layers": "1",
+            "data.folder": str(tmp_path / "data"),
+        }
+        said = refused(
+            capsys, train(tmp_path / "run", **other), f"model.width=32 but {start} has 16", "layers=2"
+        )
+        assert "--config.model.width=16" in said
+        assert "kernel" not in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_start_with_another_vocabulary_names_few_leaves(
+    train: Train, finished: Path, tmp_path: Path, capsys: Any
+) -> None:
+    other = {"start": str(finished), "tokenizer.size": "290", "data.folder": str(tmp_path / "data")}
+    said = refused(capsys, train(tmp_path / "run", **other), "model.vocab_size=290", "has 300")
+    assert len(said) < 400 + 2 * len(str(finished))
+
+
+def test_a_run_that_has_saved_nothing_yet(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished / "config.json", tmp_path / "run")
+    refused(capsys, main(["generate", "--checkpoint", str(tmp_path / "run")]), "no checkpoint yet")
+
+
+def test_a_damaged_newest_checkpoint_names_the_others(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    saved = tmp_path / "run" / "checkpoints" / "12" / "params"
+    data = max((p for p in saved.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-1])
+    refused(capsys, main(["generate", "--checkpoint", str(tmp_path / "run")]), "damaged", f"{tmp_path}/run@8")
+
+
 def test_references_to_checkpoints(finished: Path, capsys: Any) -> None:
-    for reference, part in (("@99", "no checkpoint of step 99"), ("@newest", "expected @best or @STEP")):
+    wrong = (
+        ("@99", "no checkpoint of step 99"),
+        ("@newest", "expected @best or @STEP"),
+        ("@", "nothing after"),
+    )
+    for reference, part in wrong:
         refused(capsys, main(["generate", "--checkpoint", f"{finished}{reference}"]), part)
     refused(capsys, main(["generate", "--checkpoint", f"{finished / 'export'}@best"]), "is not a run")
     refused(
@@ -240,7 +321,16 @@ def test_references_to_checkpoints(finished: Path, capsys: Any) -> None:
         main(["export-hf", "--checkpoint", str(finished), "--output", str(finished)]),
         "exists already",
     )
-    refused(capsys, main(["generate", "--checkpoint", str(finished), "--tokens", "500"]), "32 positions")
+    refused(capsys, main(["generate", "--checkpoint", str(finished / "run.json")]), "is a file")
+    refused(
+        capsys,
+        main(["generate", "--checkpoint", str(finished), "--tokens", "500"]),
+        "tokens=500",
+        "32 positions",
+    )
+    long = ["--prompt", "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 3]
+    refused(capsys, main(["generate", "--checkpoint", str(finished), *long]), "prompts:", "shorten it")
+    refused(capsys, main(["generate", "--checkpoint", str(finished), "--prompt", "\udcff"]), "UTF-8")
     refused(capsys, main(["generate", "--checkpoint", str(finished), "--tokens", "0"]), "at least 1")
     refused(
         capsys, main(["generate", "--checkpoint", str(finished), "--temperature", "-1"]), "temperature=-1"
@@ -253,6 +343,7 @@ def test_divergence_stops_before_anything_of_it_is_saved(
     train: Train, tmp_path: Path, capsys: Any, more: dict[str, str]
 ) -> None:
     wild = {"optim.rate": "1e20", "optim.warmup": "0 steps", "optim.clip": "1e30", **more}
-    refused(capsys, train(tmp_path / "run", **wild), "diverged", "--config.start=RUN@STEP")
+    said = refused(capsys, train(tmp_path / "run", **wild), "diverged", "start again with a lower optim.rate")
+    assert "--config.start" not in said, "there is no checkpoint to start from"
     found = (tmp_path / "run" / "checkpoints").glob("*")
     assert not list(found)

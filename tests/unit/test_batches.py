@@ -97,7 +97,7 @@ def test_steps_per_epoch_is_not_rounded() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match=r"3 rows, and batch.size=4 takes 4; give 1.3 times"):
+    with pytest.raises(UserError, match=r"3 rows, and batch.size=4 takes 4; give 1.4 times"):
         make(rows=3)
     with pytest.raises(UserError, match="does not divide over 3 processes"):
         make(process_count=3)

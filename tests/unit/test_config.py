@@ -80,14 +80,48 @@ def test_overrides_take_the_type_that_stands_there(path: str, text: str, value: 
     ("path", "text", "message"),
     [
         ("modell.layers", "1", "did you mean 'model'"), ("model.layer", "1", "did you mean 'layers'"),
-        ("model.layers", "many", "expected a int"), ("model.layers", "True", "expected a int"),
-        ("export", "2", "expected a bool"), ("model", "gpt2", "holds keys"), ("seed.x", "1", "has no keys"),
-        ("samples.prompts[9]", "x", "no place"), ("model.layers", "2.5", "expected a int"),
+        ("model.layers", "many", "a whole number"), ("model.layers", "True", "a whole number"),
+        ("export", "2", "True or False"), ("model", "gpt2", "holds keys"), ("seed.x", "1", "has no keys"),
+        ("samples.prompts[9]", "x", "no place"), ("model.layers", "2.5", "expected a whole number"),
     ],
 )  # fmt: skip
 def test_wrong_overrides(path: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         config.override(config.load("quickstart"), {path: text})
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "value"),
+    [
+        ("optim.rate", 3e-4, 3e-4), ("optim.rate", 1, 1.0), ("model.layers", 6, 6), ("export", False, False),
+        ("optim.clip", None, None), ("data.path", Path("a/b"), "a/b"), ("data.path", "5", "5"),
+        ("data.path", None, None), ("samples.prompts", ["a"], ("a",)), ("total", "3 epochs", "3 epochs"),
+    ],
+)  # fmt: skip
+def test_overrides_take_values_of_the_type_that_stands_there(path: str, given: Any, value: Any) -> None:
+    found = config.load("quickstart")
+    config.override(found, {path: given})
+    holder: Any = config.plain(found)
+    for part in path.split("."):
+        holder = holder[part]
+    assert (tuple(holder) if isinstance(holder, list) else holder) == value
+    assert type(holder) in (type(value), list)
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "message"),
+    [
+        ("total", 3, r"config\.total=3: expected a text, like '1.2e6 tokens'"),
+        ("model.layers", True, "expected a whole number"), ("model.layers", 2.0, "expected a whole number"),
+        ("optim.rate", True, "expected a number"), ("export", 1, "expected True or False"),
+        ("optim.rate", None, "expected a number"), ("data.path", 5, "expected a text"),
+        ("samples.prompts", "The", "expected a tuple"), ("model", {"layers": 2}, "holds keys"),
+        ("model.mlp_width", {}, "expected a text, a number"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_refused(path: str, given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.override(config.load("quickstart"), {path: given})
 
 
 def test_a_chain_of_dicts_keeps_its_order_and_can_be_reached_into() -> None:
@@ -102,6 +136,9 @@ def test_differences_name_dotted_keys() -> None:
     old = {"a": {"b": 1, "c": 2}, "d": 3}
     new = {"a": {"b": 1, "c": 9}, "e": 4}
     assert list(config.differences(old, new)) == [("a.c", 2, 9), ("d", 3, None), ("e", None, 4)]
+    same = ({"total": "100steps", "save": 5}, {"total": "1e2 step", "save": "5 steps"})
+    assert not list(config.differences(*same))
+    assert list(config.differences({"total": "1 epoch"}, {"total": "1 step"}))
 
 
 def test_every_key_of_a_config_decides_something_or_is_cosmetic() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -89,6 +90,15 @@ def test_a_torn_last_line_is_left_out_and_mended(tmp_path: Path, cut: int) -> No
     assert len(log.read_jsonl(path)) == 2 - lost
     log.Jsonl(path).write({"step": 3})
     assert [r["step"] for r in log.read_jsonl(path)] == [1, *([] if lost else [2]), 3]
+
+
+def test_a_torn_last_line_may_have_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n')
+    assert log.read_jsonl(path) == [{"step": 1}]
+    assert log.truncate_after(path, 1) == 0
+    log.Jsonl(path).write({"step": 2})
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
 @pytest.mark.parametrize("bad", [b"{", b"[1]", b"", b"1", b'{"a": NaN}', b"\xff", b'{"a":1}{"b":2}', b"\0\0"])
@@ -298,12 +308,17 @@ def test_the_bar_on_a_terminal() -> None:
     assert last.rstrip().endswith("75%")
 
 
-def test_the_bar_on_a_terminal_that_knows_no_size() -> None:
+def test_the_bar_on_a_terminal_that_knows_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()  # of 0 columns, as in containers
-    with open(theirs, "w") as screen, log.Progress(2, stream=screen, clock=Clock()) as progress:
-        progress.update(1, loss=1.5)
-    shown = os.read(ours, 10_000).decode()
+    with open(theirs, "w") as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)  # tqdm looks at the rows of stderr alone
+        with log.Progress(2, clock=Clock()) as progress:
+            progress.update(1, loss=1.5)
+    shown = ""
+    with contextlib.suppress(OSError):  # at the end; the terminal passes on what it has piece by piece
+        while piece := os.read(ours, 10_000):
+            shown += piece.decode()
     os.close(ours)
     assert "step 1/2  loss 1.5000 |" in shown
 

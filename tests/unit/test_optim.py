@@ -37,6 +37,21 @@ def test_names_and_options_are_checked() -> None:
         optim.schedule("cosin", rate=1.0, warmup=0, total=1)
     with pytest.raises(UserError, match="did you mean 'adamw'"):
         optim.build("adam_w", at)
+    values = {"decay": 0.1, "clip": 1.0, "b1": 0.9, "b2": 0.99, "epsilon": 1e-8}
+    with pytest.raises(UserError, match=r"optim\.epsilom: adamw has no such option \(did you mean 'epsilon'"):
+        optim.check("adamw", schedule="cosine", epsilom=1, **values)
+    optim.check("adamw", schedule="cosine", rate=1e-3, end=1.0, **{**values, "clip": None})
+    with pytest.raises(UserError, match=r"optim\.clip is not set"):
+        optim.check("adamw", schedule="cosine", decay=0.1)
+    for name, value in (
+        ("clip", True),
+        ("decay", "x"),
+        ("rate", float("nan")),
+        ("end", 1.5),
+        ("epsilon", None),
+    ):
+        with pytest.raises(UserError, match=rf"optim\.{name}={value!r}; expected"):
+            optim.check("adamw", schedule="cosine", **{**values, name: value})
     with pytest.raises(UserError, match="momentum"):
         optim.build("adamw", at, decay=0.1, clip=1.0, b1=0.9, b2=0.99, epsilon=1e-8, momentum=0.9)
     with pytest.raises(UserError, match="warmup is 5 steps, but the run has 3"):

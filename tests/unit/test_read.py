@@ -50,6 +50,17 @@ def test_a_folder_is_walked_in_sorted_order(tmp_path: Path) -> None:
     assert [document.text for document in corpus] == sorted(names)
     assert [document.source for document in corpus] == sorted(names)
     assert list(corpus) == list(corpus)  # it can be read again
+    (note,) = corpus.notes
+    assert note.endswith(".jsonl.gz: 2 hidden, 1 .png, 1 .rst")
+
+
+def test_a_folder_without_text_says_what_it_has(tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.PDF", "README"):
+        put(tmp_path / name, "x")
+    with pytest.raises(UserError, match=r"looked for \.txt, .*; there is: 2 \.pdf, 1 no ending"):
+        read(tmp_path)
+    put(tmp_path / "only" / "a.txt", "x")
+    assert read(tmp_path / "only").notes == ()
 
 
 def test_sources_are_the_bytes_of_the_files(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""What is checked before a run costs anything: every field of its config, and that its folder is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmx import optim
+from lmx.commands import _build, _start, _wire, prepare
+from lmx.core import config as config_
+from lmx.core import mesh
+from lmx.core.errors import UserError
+from lmx.generation import sample
+
+
+def fields(config: Mapping[str, Any], workdir: Path) -> None:
+    """Raise UserError where a field of the config asks for what cannot be, as far as no data is needed."""
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
+    last, best = config["keep"]["last"], config["keep"]["best"]
+    if last < 1 or best < 0:
+        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
+    _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
+    _build.task(config, needs=_build.TRAINED)
+    _build.head_table(config)
+    size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
+    if size < 1 or length < 1:
+        raise UserError(f"batch.size={size}, batch.length={length}; both must be at least 1")
+    if length > positions:
+        raise UserError(
+            f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
+        )
+    mesh.check_batch(size, mesh.make(**config["mesh"]))
+    optim.check(**{name: value for name, value in config["optim"].items() if name != "warmup"})
+    _durations(config)
+    _samples(config["samples"])
+    prepare.check(config)
+    if not _wire.resumes(workdir):  # whoever goes on needs no longer what the run started from
+        _start.check(config)
+
+
+def _durations(config: Mapping[str, Any]) -> None:
+    """Refuse what is no duration, and a warm-up longer than the run where both can be told without data."""
+    tokens = config["batch"]["size"] * config["batch"]["length"]
+    unit = {"tokens_per_step": tokens, "steps_per_epoch": 1000.0}  # an epoch has steps, whatever their number
+    total, warmup = config["total"], config["optim"]["warmup"]
+    steps = config_.steps(total, field="total", **unit)
+    if steps < 1:
+        raise UserError(f"config.total={total!r}; expected at least one step")
+    for name in ("log", "evaluate", "save", "sample"):
+        config_.steps(config[name], field=name, total=steps, **unit)
+    rising = config_.steps(warmup, field="optim.warmup", total=steps, **unit)
+    known = "epoch" not in f"{total} {warmup}".lower()
+    if known and rising > steps:
+        raise UserError(f"optim.warmup is {rising} steps, but the run has {steps}")
+
+
+def _samples(wanted: Mapping[str, Any]) -> None:
+    try:
+        sample.check(wanted["temperature"], wanted["top_k"])
+    except UserError as error:
+        raise UserError(f"samples.{error}") from error
+    if wanted["tokens"] < 1:
+        raise UserError(f"samples.tokens={wanted['tokens']}; expected at least 1")
+    for prompt in wanted["prompts"]:
+        if not isinstance(prompt, str):
+            raise UserError(f"samples.prompts: {prompt!r} is no text; expected such as ('', 'The')")
+
+
+def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) -> None:
+    """Raise UserError where the folder holds another run, or what is left of one.
+
+    Errors name the differing keys; fields under `cosmetic` may differ.
+    """
+    path = workdir / "config.json"
+    if _wire.resumes(workdir):
+        if not path.exists():
+            raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")
+    else:
+        left = [name for name in ("run.json", "export") if (workdir / name).exists()]
+        if left:
+            raise UserError(
+                f"{workdir} holds {' and '.join(left)} of a run whose checkpoints are gone; "
+                f"name another workdir, or delete {' and '.join(left)} to begin anew"
+            )
+        return  # a start that came to nothing binds nobody
+    before = {key: value for key, value in _wire.read_json(path).items() if key not in cosmetic}
+    now = {key: value for key, value in config.items() if key not in cosmetic}
+    differing = [f"{key} ({old!r} there, {new!r} now)" for key, old, new in config_.differences(before, now)]
+    if differing:
+        raise UserError(
+            f"workdir {workdir} holds a run with another config: {', '.join(differing)}; "
+            "name another workdir, or repeat its config"
+        )
