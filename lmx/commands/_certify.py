@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf, _wire
+from lmx.commands import _build, _export, _hf, _wire
 from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint
@@ -139,7 +139,7 @@ def _against_torch(path: Path, found: Checkpoint, outputs: dict[str, np.ndarray]
         exported = path
         if (path / "checkpoints").is_dir():
             exported = Path(work) / "exported"
-            _hf.write(found, exported)
+            _export.write(found, exported)
         batch = _hf.probe_batch(found.config)
         theirs = oracle.judge(exported, head.architecture, batch)
     ours = {name: array for name, array in outputs.items() if name in theirs and np.isfinite(array).all()}

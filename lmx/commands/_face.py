@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lmx.commands import _arguments, _build, _hf, _wire
+from lmx.commands import _arguments, _build, _export, _wire
 from lmx.commands.train import RESUME
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
@@ -151,8 +151,8 @@ def save_hf(
     except UserError as error:
         raise UserError(f"folder={error}") from error
     _expect("dtype", dtype, "a name such as 'bfloat16', or None", dtype is None or isinstance(dtype, str))
-    _expect("shard_size", shard_size, "GB above 0", _number(shard_size) and shard_size > 0)
-    _hf.write(checkpoint, target, dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))
+    _expect("shard_size", shard_size, "GB above 0", _number(shard_size) and 0 < shard_size < 10**9)
+    _export.write(checkpoint, target, dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))
 
 
 def _expect(name: str, value: Any, expected: str, fits: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmx.commands import _hf, _platform, _wire
+from lmx.commands import _export, _platform, _wire
 from lmx.core import config as config_
 from lmx.core import log
 from lmx.report import page
@@ -52,7 +52,7 @@ def finish(session: Session, made: int, say: Any) -> None:
     folder = session.workdir / "export"
     if session.config["export"] and not folder.exists():
         say("writing the Hugging Face folder")
-        _hf.write(session.checkpoint(made), folder)
+        _export.write(session.checkpoint(made), folder)
         path = session.workdir / "run.json"
         facts.write(session.workdir, {**_wire.read_json(path), "export": str(folder)})
     page.write(session.workdir)

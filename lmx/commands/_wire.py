@@ -12,7 +12,7 @@ import jax
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf
-from lmx.core import log, rng
+from lmx.core import log, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 from lmx.generation import sample
@@ -101,8 +101,11 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
     try:
         facts = kept.facts(step)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        wanted = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+        types = facts["leaves"]["params"]  # "bfloat16(8,)": an import may be in half precision
+        wanted = tree.map_named(
+            lambda path, x: jax.ShapeDtypeStruct(
+                x.shape, types.get(path, str(x.dtype)).partition("(")[0], sharding=here
+            ),
             _build.shapes(_build.model(facts["config"])),
         )
         params, _, facts = kept.restore(step, wanted)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
+from lmx.commands import _arguments
 from lmx.core import log
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --source, --output, --task, --dtype, --allow-nonfinite and --seed."""
     parser.add_argument("--source", required=True, help="a Hugging Face folder, or hf://ORG/NAME@REVISION")
-    parser.add_argument("--output", required=True, type=Path, help="the folder to make; it must not exist")
+    output = _arguments.option(_arguments.new_folder)
+    parser.add_argument("--output", required=True, type=output, help="the folder to make; it must not exist")
     parser.add_argument("--task", help="another task than the folder's own; its head starts anew")
     parser.add_argument("--dtype", default="float32", help="the parameters' type; default: float32")
     parser.add_argument(
@@ -39,5 +41,5 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     count = sum(leaf.size for leaf in tree.flatten(found.params).values())
     model, task = found.config["model"]["name"], found.config["task"]["name"]
     print(f"imported: {options.output}, a {model} for {task} with {count:,} parameters")
-    print(f"check it: lmx verify {options.output}")
+    print(f"check it: {_platform.program()} verify {shlex.quote(str(options.output))}")
     return 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
+
+from lmx.commands import _arguments
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the folder."""
-    parser.add_argument("folder", type=Path, help="what `lmx import-hf` or `lmx export-hf` made")
+    folder = _arguments.option(_arguments.folder)
+    parser.add_argument("folder", type=folder, help="what `lmx import-hf` or `lmx export-hf` made")
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:

@@ -254,7 +254,6 @@ def test_weights_that_are_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert OUTPUTS in said(capsys)
 
 
-@pytest.mark.xfail(reason="the reader of runs wants float32 alone", strict=False)
 def test_an_import_in_half_precision(gpt2: Path, tmp_path: Path) -> None:
     words = ["import-hf", "--source", str(gpt2), "--dtype", "bfloat16", "--output", str(tmp_path / "in")]
     assert main(words) == 0

@@ -1,0 +1,120 @@
+"""Hugging Face folders written, wired: the tables, the tokenizer, the card, the certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx import tokenizer as tokenizers_
+from lmx.commands import _build, _hf
+from lmx.core import tree
+from lmx.core.errors import UserError
+from lmx.core.hf_table import HeadTable
+from lmx.core.types import Checkpoint
+from lmx.hf import certificate, folder, settings, transfer
+from lmx.hf.convert import Layout
+from lmx.hf.types import named_type
+
+
+def write(
+    found: Checkpoint, target: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+) -> None:
+    """Write a checkpoint as a Hugging Face folder with its tokenizer, if it has one, and its certificate.
+
+    dtype: the type to store; None for that of the folder it was read from, else float32.
+    """
+    model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
+    table, heads = _build.tables(model_type)
+    if task_name not in heads:
+        raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
+    if dtype is not None:
+        named_type(dtype)
+    came = found.config.get("hf", {})
+    whole = _hf.sections(found.config)
+    fields = {name: value for name, value in whole["model"].items() if name != "name"}
+    task, layout = whole["task"], _hf.layout(whole, table, heads)
+    for name, value in layout.head.model.items():
+        if fields[name] != value:
+            raise UserError(f"{layout.head.architecture} has model.{name}={value}, not {fields[name]}")
+    text = tokenizers_.load(found.folder) if found.folder is not None else None
+    if text is not None:
+        text.check_vocabulary(fields["vocab_size"], str(found.folder))
+    others = {**_special(model_type, text), **came.get("config", {})}
+    built = _build.model(found.config)
+    params = built.fold(found.params)
+    kind = dtype or came.get("dtype", "float32")
+    config = settings.written(fields, task, table, layout.head, others=others, dtype=kind)
+    types = came.get("types", {}) if dtype is None else {}
+    with folder.staged(target) as work:
+        digests = folder.write(
+            work,
+            params,
+            config,
+            layout,
+            types=types,
+            special=_for_generation(task_name, others, came.get("generation", {})),
+            card=_card(found, fields, layout.head),
+            shard_bytes=shard_bytes,
+        )
+        if text is not None:
+            text.save(work, model_max_length=text.model_max_length or fields["positions"])
+        leaves = tree.flatten(params)
+        certificate.write(
+            work,
+            {
+                "kind": "export",
+                "source": {"step": found.step, "leaves": transfer.digests(leaves)},
+                "target": {"files": certificate.files(work), "tensors": digests},
+                "parameters": sum(leaf.size for leaf in leaves.values()),
+                "config": {"model": whole["model"], "task": {**task, **layout.head.task}},
+                "tokenizer": None if text is None else text.sha256,
+                "probe": _hf.probed(found, _as_stored(params, layout, types, kind)),
+            },
+        )
+
+
+def _as_stored(params: Any, layout: Layout, types: Mapping[str, str], kind: str) -> Any:
+    """Return the parameters as whoever reads the folder has them: rounded to the types stored, in f32."""
+    kinds = {path: types.get(entry.tensor, kind) for entry in layout.entries() for path in entry.leaves}
+    narrow = {path: jnp.dtype(name) for path, name in kinds.items() if jnp.dtype(name).itemsize < 4}
+    if not narrow and all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params)):
+        return params
+
+    def rounded(path: str, leaf: Any) -> Any:
+        return leaf.astype(narrow.get(path, leaf.dtype)).astype(jnp.float32)
+
+    return jax.jit(lambda those: tree.map_named(rounded, those))(params)
+
+
+def _special(model_type: str, text: tokenizers_.Tokenizer | None) -> dict[str, Any]:
+    """Return the ids of special tokens for config.json; GPT-2's defaults would fit no other vocabulary."""
+    names = ("bos", "eos", "pad")
+    found = {f"{name}_token_id": getattr(text, f"{name}_id", None) for name in names}
+    if model_type == "bert":
+        return {name: value for name, value in found.items() if value is not None}
+    found["bos_token_id"] = found["eos_token_id"] if found["bos_token_id"] is None else found["bos_token_id"]
+    return found
+
+
+def _for_generation(task: str, config: Mapping[str, Any], came: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what generation_config.json holds; nothing for a task that continues no text."""
+    if task != "causal_lm":
+        return dict(came)
+    ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {**{name: value for name, value in ids.items() if value is not None}, **came}
+
+
+def _card(found: Checkpoint, fields: Mapping[str, Any], head: HeadTable) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
+    step = "" if found.step is None else f", step {found.step}"
+    return (
+        "---\nlibrary_name: transformers\ntags:\n- lmx\n---\n\n"
+        f"# {found.config['model']['name']}, written by lmx\n\n"
+        f"{count:,} parameters, {fields['layers']} layers, width {fields['width']}{step}.\n\n"
+        f"Open it with `transformers.{head.architecture}.from_pretrained` or `lmx.load`; "
+        "`lmx verify` checks it against conversion.json.\n"
+    )
