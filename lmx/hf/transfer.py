@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.hf_table import Entry
+from lmx.hf._safetensors import ALIGNMENT, aligned
 from lmx.hf.convert import Plan, split
 from lmx.hf.stored import Stored
 from lmx.hf.types import cast
@@ -29,8 +31,8 @@ def read(
 ) -> dict[str, Any]:
     """Return the leaves of the plan's entries as a nested dict; those to be started anew are not in it.
 
-    dtype: the name of the leaves' type. place: puts a leaf (path, array) where it shall stay; it runs on
-    several threads.
+    dtype: the name of the leaves' type. place: puts a leaf (path, array) where it shall stay, and may keep
+    the array's memory.
     Errors: UserError naming the tensor where values are NaN or infinite, unless allowed, or do not fit the
     type; where two copies differ.
     """
@@ -47,12 +49,21 @@ def read(
         wide = cast(tensor, dtype, f"{stored.folder}: {name}")
         if not allow_nonfinite:
             _check_finite(wide, f"{stored.folder}: {name} ({stored.specs[name].file})")
-        return {path: place(path, leaf) for path, leaf in split(entry, wide).items()}
+        return {path: _own(leaf, stored.folder) for path, leaf in split(entry, wide).items()}
 
     leaves: dict[str, Any] = {}
     for found in _in_order(one, plan.entries):
-        leaves |= found
+        leaves |= {path: place(path, leaf) for path, leaf in found.items()}
     return tree.unflatten(leaves)
+
+
+def _own(leaf: np.ndarray, folder: Path) -> np.ndarray:
+    """Return the leaf in memory of its own, laid out and aligned as a device takes it without a copy."""
+    if leaf.flags.c_contiguous and leaf.ctypes.data % ALIGNMENT == 0:
+        return leaf
+    found = aligned(folder, leaf.dtype, leaf.shape)
+    found[...] = leaf
+    return found
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -16,24 +16,29 @@ def visible(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | No
     """Return which keys a query may see in a decoder: booleans (B or 1, 1, T, S).
 
     A query sees itself and what is before it: real tokens only (`attention_mask`), of its own document only
-    (`segment_ids`). Padding sees itself, too, so that no query is left without a key. With a cache, S is its
-    length and the queries stand at `cache["length"]` and after.
+    (`segment_ids`). Padding that would see nothing sees itself, so that no query is left without a key. With
+    a cache, S is its length and the queries stand at `cache["length"]` and after.
     """
     if cache is not None:
         seats = jnp.arange(cache["mask"].shape[1])
         here = cache["length"] + jnp.arange(time)
         itself = seats[None, None, None, :] == here[None, None, :, None]
         before = seats[None, None, None, :] <= here[None, None, :, None]
-        return itself | (before & cache["mask"][:, None, None, :])
+        return _never_nothing(before & cache["mask"][:, None, None, :], itself)
     steps = jnp.arange(time)
     allowed = (steps[None, :] <= steps[:, None])[None, None, :, :]
-    if "attention_mask" in batch:
-        itself = (steps[None, :] == steps[:, None])[None, None, :, :]
-        allowed = allowed & (itself | (batch["attention_mask"] != 0)[:, None, None, :])
     if "segment_ids" in batch:
         segments = batch["segment_ids"]
         allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
+    if "attention_mask" in batch:
+        itself = (steps[None, :] == steps[:, None])[None, None, :, :]
+        allowed = _never_nothing(allowed & (batch["attention_mask"] != 0)[:, None, None, :], itself)
     return allowed
+
+
+def _never_nothing(allowed: Array, itself: Array) -> Array:
+    """Let a query that sees nothing see itself; both (B or 1, 1, T, S)."""
+    return allowed | (itself & ~jnp.any(allowed, axis=-1, keepdims=True))
 
 
 def visible_both_ways(batch: Mapping[str, Array]) -> Array:

@@ -38,8 +38,9 @@ def attach(body: Model, config: _heads.Sized) -> Model:
 def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     """Mean of the start's and the end's cross-entropy: (its sum, the count of answers, metric sums).
 
-    `start_positions` and `end_positions` (B,): places in the row; a place outside it (an answer that was cut
-    away) counts nothing.
+    `start_positions` and `end_positions` (B,): places in the row; one outside it, on either side (an answer
+    that was cut away), counts nothing, and its other edge half. transformers means each edge by itself, which
+    is the same where answers are cut away whole, and takes a negative place for the first.
     """
     sums = [
         _heads.negative_log(logits, jnp.where((at >= 0) & (at < logits.shape[1]), at, IGNORED))

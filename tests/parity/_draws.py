@@ -217,8 +217,9 @@ def _labels(kind: str, draw: np.random.Generator, batch: Arrays, config: Any) ->
     if kind == "token_labels":
         return {"labels": some(config.num_labels, mask.shape, (mask == 1) & most)}
     if kind == "answers":
-        # The softmax goes over padding too, where a GPT-2 gives other logits (see `_peers.seen`).
-        whole = mask.all(axis=1) if config.model_type == "gpt2" else np.arange(rows) != 2
+        # The softmax goes over padding too. On the left a GPT-2's padding sees nothing: there lmx lets it see
+        # itself, and transformers every place alike (see `_peers.seen`).
+        whole = mask[:, 0] == 1 if config.model_type == "gpt2" else np.arange(rows) != 2
         time = mask.shape[1]
         places = {f"{edge}_positions": draw.integers(0, time, rows) for edge in ("start", "end")}
         return {name: np.where(whole, at, time).astype(np.int32) for name, at in places.items()}

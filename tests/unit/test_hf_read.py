@@ -290,6 +290,14 @@ def test_wanted_types(tmp_path: Path, kind: str) -> None:
     same(found, {path: leaf.astype(dtype) for path, leaf in made.leaves(made.gpt2()).items()})
 
 
+def test_double_precision_within_a_block_of_its_own(tmp_path: Path) -> None:
+    """The switch is the calling thread's, and tensors are read on others."""
+    tensors = {name: tensor.astype(np.float64) + 1e-12 for name, tensor in made.gpt2().items()}
+    with jax.enable_x64(True):
+        found = leaves(read(tmp_path, made.GPT2, tensors, dtype="float64"))
+        same(found, made.leaves(tensors))
+
+
 def test_types_that_cannot_be(tmp_path: Path) -> None:
     large = made.gpt2()
     large["transformer.h.1.mlp.c_proj.bias"] = np.full(made.D, 65520, np.float32)  # f16 ends at 65504

@@ -164,6 +164,11 @@ def test_attention_against_loops(kind: str, edges: tuple[int, ...]) -> None:
 def test_masks_by_hand() -> None:
     left = _sequence.visible({"attention_mask": jnp.array([[0, 1, 1]])}, 3, None)[0, 0]
     np.testing.assert_array_equal(left, np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]], bool))
+    right = _sequence.visible({"attention_mask": jnp.array([[1, 1, 0]])}, 3, None)[0, 0]
+    np.testing.assert_array_equal(right, np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0]], bool))
+    both = {"attention_mask": jnp.array([[1, 0, 0]]), "segment_ids": jnp.array([[1, 2, 2]])}
+    alone = _sequence.visible(both, 3, None)[0, 0]
+    np.testing.assert_array_equal(alone, np.eye(3, dtype=bool))
     packed = _sequence.visible({"segment_ids": jnp.array([[1, 1, 2]])}, 3, None)[0, 0]
     np.testing.assert_array_equal(packed, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool))
 
