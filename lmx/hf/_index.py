@@ -27,9 +27,7 @@ def open_file(folder: Path, name: str) -> int:
     path = folder / name
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     if not any(real.is_relative_to(place) for place in (root, *_blobs(root))):
-        raise UserError(
-            f"{path}: is a link to {quoted(str(real))}, outside the folder; put the file itself there"
-        )
+        raise UserError(f"{path}: is a link to {str(real)!r}, outside the folder; put the file itself there")
     try:
         _check_regular(path, os.lstat(real))
         descriptor = os.open(real, FLAGS)

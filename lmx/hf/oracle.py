@@ -51,11 +51,21 @@ def judge(folder: Path, architecture: str, batch: Mapping[str, np.ndarray]) -> d
     with tempfile.TemporaryDirectory() as work:
         inputs, results = Path(work) / "inputs.npz", Path(work) / "results.npz"
         np.savez(inputs, **batch)  # type: ignore[arg-type]
-        command = [sys.executable, "-c", _JUDGE, str(folder), architecture, str(inputs), str(results)]
+        # -P and a working folder of its own: where lmx was called, a torch.py of somebody else's may lie.
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            _JUDGE,
+            str(folder.resolve()),
+            architecture,
+            str(inputs),
+            str(results),
+        ]
         quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
         try:
             done = subprocess.run(
-                command, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=SECONDS
+                command, cwd=work, env=_environment() | quiet, capture_output=True, text=True, timeout=SECONDS
             )
         except subprocess.TimeoutExpired as error:
             raise UserError(f"{folder}: transformers did not finish within {SECONDS} s") from error
@@ -64,6 +74,13 @@ def judge(folder: Path, architecture: str, batch: Mapping[str, np.ndarray]) -> d
             raise UserError(f"{folder}: transformers cannot open it as {architecture}: {last[:300]}")
         with np.load(results) as found:
             return {name: found[name] for name in found.files}
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without relative places to import from."""
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = os.pathsep.join(place for place in places if os.path.isabs(place))
+    return {**os.environ, "PYTHONPATH": kept}
 
 
 def differences(
