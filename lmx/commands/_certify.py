@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _export, _hf, _wire
 from lmx.core import tree
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, printable
 from lmx.core.types import Checkpoint
 from lmx.hf import certificate, folder, hub, oracle, probe, transfer
 from lmx.hf._open import open_folder
@@ -47,9 +49,12 @@ def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Check
         tokenizers_.probe(source)
         text = tokenizers_.load(source)
     with folder.staged(target) as work:
-        found = _hf.read(source, **options)
+        digests: dict[str, str] = {}
+        found = _hf.read(source, digests=digests, **options)
         for note in found.notes:
             say(f"{reference}: {note}")
+        if text is not None and text.ignored:
+            say(f"{reference}: ignored in tokenizer_config.json: {', '.join(map(printable, text.ignored))}")
         checkpoint = found.checkpoint
         if text is not None:
             text.check_vocabulary(checkpoint.config["model"]["vocab_size"], str(source))
@@ -62,8 +67,8 @@ def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Check
             work,
             {
                 "kind": "import",
-                "source": {"reference": _named(reference), **_hf.source(source)},
-                "target": {"files": certificate.files(work), "leaves": transfer.digests(leaves)},
+                "source": {"reference": _named(reference), **_hf.source(source, digests)},
+                "target": {"files": certificate.files(work), "leaves": transfer.leaf_digests(leaves)},
                 "audit": certificate.audit(found.plan, found.ignored),
                 "parameters": sum(leaf.size for leaf in leaves.values()),
                 "config": _hf.sections(checkpoint.config),
@@ -99,7 +104,7 @@ def verify(path: Path, *, say: Say) -> None:
             held = {name: one["sha256"] for name, one in certificate.tensors(stored).items()}
         lines = certificate.compare("tensor", target["tensors"], held)
     else:
-        lines = certificate.compare("leaf", target["leaves"], transfer.digests(leaves))
+        lines = certificate.compare("leaf", target["leaves"], transfer.leaf_digests(leaves))
     count = sum(leaf.size for leaf in leaves.values())
     if count != known["parameters"]:
         lines.append(f"! {count:,} parameters, certified {known['parameters']:,}")
@@ -135,17 +140,24 @@ def _against_torch(path: Path, found: Checkpoint, outputs: dict[str, np.ndarray]
         return
     head = _build.head_table(found.config)
     assert head is not None, "what has a certificate has a class in transformers"
+    batch = _hf.probe_batch(found.config)
+    if any(leaf.dtype != np.float32 for leaf in jax.tree.leaves(found.params)):  # torch's are f32
+        wide = jax.tree.map(lambda leaf: leaf.astype(np.float32), found.params)
+        found = dataclasses.replace(found, params=wide)
+        outputs = probe.run(_build.model(found.config), wide, batch)
     with tempfile.TemporaryDirectory() as work:
         exported = path
         if (path / "checkpoints").is_dir():
             exported = Path(work) / "exported"
-            _export.write(found, exported)
-        batch = _hf.probe_batch(found.config)
+            _export.write(found, exported, dtype="float32", certify=False)
         theirs = oracle.judge(exported, head.architecture, batch)
-    ours = {name: array for name, array in outputs.items() if name in theirs and np.isfinite(array).all()}
-    for name in theirs.keys() & outputs.keys() - ours.keys():
-        say(f"torch: {name} not compared, for it is not finite")
-    lines = []
+    lines = [] if outputs.keys() & theirs.keys() else ["- torch gave no output that can be compared"]
+    ours = {}
+    for name in sorted(outputs.keys() & theirs.keys()):
+        if np.isfinite(outputs[name]).all() or np.isfinite(theirs[name]).all():
+            ours[name] = outputs[name]
+        else:  # weights that hold NaN were allowed by whoever certified them
+            say(f"torch: {name} not compared, for it is finite on neither side")
     for name, (absolute, relative) in oracle.differences(ours, theirs, batch["attention_mask"]).items():
         say(f"torch: {name} differs by {absolute:.1e}, {relative:.1e} of the largest value")
         if not relative <= TOLERANCE:  # NaN, too

@@ -21,11 +21,17 @@ from lmx.hf.types import named_type
 
 
 def write(
-    found: Checkpoint, target: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+    found: Checkpoint,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = folder.SHARD_BYTES,
+    certify: bool = True,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder with its tokenizer, if it has one, and its certificate.
 
-    dtype: the type to store; None for that of the folder it was read from, else float32.
+    dtype: the type to store; None for that of the folder it was read from, else float32. certify: write the
+    certificate, for which the weights are read once more and the model runs.
     """
     model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
     table, heads = _build.tables(model_type)
@@ -62,19 +68,18 @@ def write(
         )
         if text is not None:
             text.save(work, model_max_length=text.model_max_length or fields["positions"])
-        leaves = tree.flatten(params)
-        certificate.write(
-            work,
-            {
+        if certify:
+            leaves = tree.flatten(params)
+            content = {
                 "kind": "export",
-                "source": {"step": found.step, "leaves": transfer.digests(leaves)},
+                "source": {"step": found.step, "leaves": transfer.leaf_digests(leaves)},
                 "target": {"files": certificate.files(work), "tensors": digests},
                 "parameters": sum(leaf.size for leaf in leaves.values()),
                 "config": {"model": whole["model"], "task": {**task, **layout.head.task}},
                 "tokenizer": None if text is None else text.sha256,
                 "probe": _hf.probed(found, _as_stored(params, layout, types, kind)),
-            },
-        )
+            }
+            certificate.write(work, content)
 
 
 def _as_stored(params: Any, layout: Layout, types: Mapping[str, str], kind: str) -> Any:
@@ -102,8 +107,8 @@ def _special(model_type: str, text: tokenizers_.Tokenizer | None) -> dict[str, A
 
 def _for_generation(task: str, config: Mapping[str, Any], came: Mapping[str, Any]) -> dict[str, Any]:
     """Return what generation_config.json holds; nothing for a task that continues no text."""
-    if task != "causal_lm":
-        return dict(came)
+    if task != "causal_lm" or came:
+        return dict(came)  # as the source's file had it
     ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {**{name: value for name, value in ids.items() if value is not None}, **came}
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build
 from lmx.core import plugin, rng, tree
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, printable
 from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Checkpoint
 from lmx.hf import certificate, convert, probe, settings, transfer
@@ -25,7 +25,7 @@ from lmx.hf._open import open_folder
 from lmx.hf._safetensors import quoted
 from lmx.hf.convert import Layout, Plan
 from lmx.hf.stored import Stored
-from lmx.hf.types import named_type
+from lmx.hf.types import FLOATS, named_type
 
 Sharding: TypeAlias = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
@@ -54,6 +54,7 @@ def read(
     allow_nonfinite: bool = False,
     seed: int = 0,
     sharding: Sharding | None = None,
+    digests: dict[str, str] | None = None,
 ) -> Import:
     """Return the checkpoint of a Hugging Face folder.
 
@@ -61,6 +62,7 @@ def read(
     has not starts anew, from the seed. dtype: the parameters' type. allow_nonfinite: read weights that are
     NaN or infinite. sharding: where the parameters shall lie, one jax sharding for all or a function of
     (path, shape); each tensor goes there as soon as it is read; None for the first device.
+    digests: takes the SHA-256 of each tensor that is read, by its name in the file.
     Errors: UserError, one line, naming the file and the fault; nothing large is allocated before the config
     and the headers agree.
     """
@@ -69,17 +71,14 @@ def read(
     if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
         raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
     stored_config = settings.read(path)
-    model_type = stored_config.get("model_type")
-    if model_type not in plugin.names("lmx.models"):
-        known = ", ".join(plugin.names("lmx.models"))
-        raise UserError(f"{path / settings.CONFIG}: model_type={quoted(model_type)}; lmx reads: {known}")
-    table, heads = _build.tables(str(model_type))
+    table, heads = _build.tables(_model_type(path, stored_config))
     own = settings.choose(stored_config, heads, path)
     name = task.get("name") if task is not None else own
     if not isinstance(name, str) or name not in heads:
-        raise UserError(f"{path}: a {model_type} has no task {name!r}; it has: {', '.join(heads)}")
+        raise UserError(f"{path}: a {table.model_type} has no task {name!r}; it has: {', '.join(heads)}")
     with open_folder(path) as stored:
         notes: list[str] = []
+        ignored = settings.kept(stored_config, table)[1]
         with _blamed(path / settings.CONFIG, table, heads[name]):
             config = _config(path, stored_config, stored, table, heads[name], name, task, notes)
         with _blamed(path / settings.CONFIG, table, heads[name]) if task is None else nullcontext():
@@ -87,17 +86,38 @@ def read(
         shapes = {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()}
         lies = layout(config, table, heads)
         try:
-            plan = convert.plan(stored.specs, shapes, lies, may_start=name != own)
+            plan = convert.plan(stored.specs, shapes, lies, may_start=task is not None, another=name != own)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         params = transfer.read(
-            stored, plan, dtype=dtype, place=_placing(sharding), allow_nonfinite=allow_nonfinite
+            stored,
+            plan,
+            dtype=dtype,
+            place=_placing(sharding),
+            allow_nonfinite=allow_nonfinite,
+            digests=digests,
         )
-        config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies)}
+        notes += _notes(path, stored, plan, ignored, dtype)
+        config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies, dtype)}
+        if any(leaf.startswith("head/") for leaf in plan.fresh):  # the names of labels were the other head's
+            _forget_labels(config["hf"]["config"])
     params = tree.merge(params, _started(built, plan.fresh, seed, dtype))
-    ignored = settings.kept(stored_config, table)[1]
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
-    return Import(found, plan, ignored, tuple(notes + _notes(plan, ignored)))
+    return Import(found, plan, ignored, tuple(notes))
+
+
+def _model_type(path: Path, stored_config: Mapping[str, Any]) -> str:
+    found, known = stored_config.get("model_type"), plugin.names("lmx.models")
+    if found not in known:
+        raise UserError(
+            f"{path / settings.CONFIG}: model_type={quoted(found)}; lmx reads: {', '.join(known)}"
+        )
+    return str(found)
+
+
+def _forget_labels(kept: dict[str, Any]) -> None:
+    for key in ("id2label", "label2id", "num_labels", "problem_type"):
+        kept.pop(key, None)
 
 
 @contextmanager
@@ -182,10 +202,14 @@ def layout(config: Mapping[str, Any], table: Table, heads: Mapping[str, HeadTabl
     return Layout(table, heads[name], model["layers"], model["tie_embeddings"], others)
 
 
-def _types(stored: Stored, plan: Plan, layout: Layout) -> dict[str, Any]:
-    """Return the type most tensors were stored in, and {tensor: type} of the others, by names as written."""
+def _types(stored: Stored, plan: Plan, lies: Layout, dtype: str) -> dict[str, Any]:
+    """Return the type most tensors were stored in, and {tensor: type} of the others, by names as written.
+
+    What started anew is to be stored in the type that it has.
+    """
     kinds = {entry.tensor: stored.specs[plan.names[entry.tensor]].dtype for entry in plan.entries}
-    kinds |= {e.twin: kinds[e.tensor] for e in plan.entries if e.twin is not None and not layout.tied}
+    kinds |= {entry.tensor: dtype for entry in lies.entries() if entry.leaves[0] in plan.fresh}
+    kinds |= {e.twin: kinds[e.tensor] for e in plan.entries if e.twin is not None and not lies.tied}
     counted = [*kinds.values()]
     most = max(sorted(set(counted)), key=counted.count)
     return {"dtype": most, "types": {name: kind for name, kind in kinds.items() if kind != most}}
@@ -203,25 +227,35 @@ def _started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[
     return tree.unflatten(jax.jit(chosen)(rng.stream_key(seed, 0, "init")))
 
 
-def _notes(plan: Plan, ignored: tuple[str, ...]) -> list[str]:
+def _notes(path: Path, stored: Stored, plan: Plan, ignored: tuple[str, ...], dtype: str) -> list[str]:
+    """Return what to say of a folder besides that it was read."""
     found = []
     if plan.fresh:
         found.append(f"started anew, for the folder has them not: {', '.join(plan.fresh)}")
     reasons: dict[str, list[str]] = {}
     for name, why in plan.dropped.items():
-        reasons.setdefault(why, []).append(name)
+        reasons.setdefault(why, []).append(printable(name))
     for why, names in reasons.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        found.append(f"not read ({why}): {', '.join(names[:3])}{more}")
-    if ignored:
-        found.append(f"ignored in config.json, for lmx runs no foreign code: {', '.join(ignored)}")
+        found.append(f"not read ({printable(why)}): {', '.join(names[:3])}{more}")
+    kinds = {stored.specs[name].dtype for name in plan.names.values()}
+    wide = sorted(kind for kind in kinds if _wider(kind, dtype))
+    if wide:
+        found.append(f"{' and '.join(wide)} weights were read as {dtype}, and lose what that cannot hold")
+    foreign = [*(printable(name) for name in ignored), *sorted(printable(f.name) for f in path.glob("*.py"))]
+    if foreign:
+        found.append(f"ignored, for lmx runs no foreign code: {', '.join(foreign)}")
     return found
 
 
-def source(path: Path) -> dict[str, Any]:
-    """Return what a certificate says of a Hugging Face folder that was read."""
+def _wider(kind: str, dtype: str) -> bool:
+    return kind in FLOATS and named_type(kind).itemsize > named_type(dtype).itemsize
+
+
+def source(path: Path, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a certificate says of a Hugging Face folder; digests: of the tensors that were read."""
     with open_folder(path) as stored:
-        return {"files": certificate.of_source(path), "tensors": certificate.tensors(stored)}
+        return {"files": certificate.of_source(path), "tensors": certificate.tensors(stored, digests)}
 
 
 def sections(config: Mapping[str, Any]) -> dict[str, Any]:

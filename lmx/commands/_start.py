@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, NoReturn
 
+import jax
+
 from lmx.commands import _build, _wire
 from lmx.core import plugin, tree
 from lmx.core.errors import UserError
@@ -40,7 +42,8 @@ def params(config: Mapping[str, Any], built: Model) -> Any:
     found = _wire.checkpoint(config["start"])
     shapes = {path: tuple(leaf.shape) for path, leaf in tree.flatten(found.params).items()}
     _compare(config["start"], _shapes(built), shapes, config["model"], found.config["model"])
-    return found.params
+    # An import may be in half precision; what trains is of the model's own types.
+    return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found.params, _build.shapes(built))
 
 
 def _fields(reference: str) -> dict[str, Any]:
@@ -89,4 +92,5 @@ def _compare(
 def _refuse(start: str, fields: Sequence[tuple[str, Any, Any]]) -> NoReturn:
     differing = ", ".join(f"model.{name}={own!r} but {start} has {other!r}" for name, own, other in fields)
     mended = " ".join(f"--config.model.{name}={other}" for name, _, other in fields)
-    raise UserError(f"start={start}: not the model of the config: {differing}; go on with {mended}")
+    hint = "" if any(name == "name" for name, _, _ in fields) else f"; go on with {mended}"
+    raise UserError(f"start={start}: not the model of the config: {differing}{hint}")

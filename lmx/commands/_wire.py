@@ -16,7 +16,7 @@ from lmx.core import log, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 from lmx.generation import sample
-from lmx.hf import hub
+from lmx.hf import hub, settings
 from lmx.runs.checkpoints import Checkpoints
 
 
@@ -66,10 +66,10 @@ def located(reference: str) -> tuple[Path, str | None]:
 def begun(folder: Path) -> bool:
     """Tell whether a folder holds the config.json of a run, which has sections, and not that of a model."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = settings.read(folder)
+    except UserError:
         return False
-    return isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in ("model", "task"))
+    return all(isinstance(found.get(name), dict) for name in ("model", "task"))
 
 
 def _from_hf(folder: Path, options: Mapping[str, Any]) -> Checkpoint:

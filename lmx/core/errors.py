@@ -26,3 +26,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def printable(name: str) -> str:
+    """Return a name from a foreign file as it may be shown: what is not printable escaped, 100 letters."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:101])
+    return shown if len(name) <= 100 else f"{shown[:100]}..."

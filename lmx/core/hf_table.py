@@ -55,7 +55,8 @@ class HeadTable:
     options of the task that the class fixes. options: (own option of the task, theirs in config.json).
     problems: values of `problem_type` with which the class does this task; empty where it reads none.
     optional: model fields that are True only where the file holds this tensor. labels: how many the config
-    must name, where the class takes that for something else.
+    must name, where the class takes that for something else. shared: tensors of the same names in files of
+    other classes mean the same.
     """
 
     architecture: str
@@ -67,3 +68,4 @@ class HeadTable:
     problems: tuple[str, ...] = ()
     optional: Mapping[str, str] = field(default_factory=dict)
     labels: int | None = None
+    shared: bool = False

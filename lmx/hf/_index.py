@@ -1,65 +1,20 @@
-"""From names to opened files: which names and links a folder may use, and what an index may say."""
+"""From names to opened files: which names a folder may use, and what an index may say."""
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError
+from lmx.core.files import open_file
 from lmx.hf._safetensors import AGAIN, parse_object, quoted, read_at
 from lmx.hf.stored import Spec
 
 SIZE = 100_000_000  # bytes of an index
-FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe put there since must not hang
 NAME = 255  # bytes of a file's name
 SHOWN = 3  # names in a message
-
-
-def open_file(folder: Path, name: str) -> int:
-    """Open a regular file of the folder for reading and return its descriptor, the caller's to close.
-
-    A symbolic link may lead to a file in the folder, or in the `blobs` of the Hugging Face cache of which the
-    folder is a snapshot. Errors: UserError naming the file where it leads elsewhere or cannot be opened.
-    """
-    path = folder / name
-    root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    if not any(real.is_relative_to(place) for place in (root, *_blobs(root))):
-        raise UserError(f"{path}: is a link to {str(real)!r}, outside the folder; put the file itself there")
-    try:
-        _check_regular(path, os.lstat(real))
-        descriptor = os.open(real, FLAGS)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror or error})") from error
-    try:
-        _check_regular(path, os.fstat(descriptor))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _blobs(root: Path) -> list[Path]:
-    """Return where the files of a snapshot in a Hugging Face cache lie; nothing for any other folder.
-
-    In the blobs of its own model, or in those that the models of a cache share.
-
-    >>> _blobs(Path("/hub/models--gpt2/snapshots/607a30d"))
-    [PosixPath('/hub/models--gpt2/blobs'), PosixPath('/hub/blobs')]
-    """
-    return [
-        where / "blobs"
-        for place in root.parents
-        if place.name == "snapshots" and place.parent.name.startswith("models--")
-        for where in (place.parent, place.parent.parent)
-    ]
-
-
-def _check_regular(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: is not a regular file; put the file itself there")
 
 
 def read_index(folder: Path, name: str, suffix: str) -> dict[str, str]:

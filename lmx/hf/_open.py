@@ -12,8 +12,9 @@ from typing import Protocol, Self
 import numpy as np
 
 from lmx.core.errors import UserError
+from lmx.core.files import open_file
 from lmx.hf import _safetensors
-from lmx.hf._index import check_shards, listed, open_file, read_index
+from lmx.hf._index import check_shards, listed, read_index
 from lmx.hf.stored import Spec, Stored
 
 # What is looked for, in this order; each may be replaced by its index and shards.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError
+from lmx.core.files import open_file
 from lmx.core.version import VERSION
 from lmx.hf import settings, transfer
-from lmx.hf._index import open_file
 from lmx.hf._safetensors import parse_object
 from lmx.hf.convert import Plan
 from lmx.hf.stored import Stored
@@ -37,13 +39,18 @@ def of_source(folder: Path) -> dict[str, str]:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Return {file: SHA-256} of all regular files in the folder and below, but the certificate."""
+    """Return {file: SHA-256} of all files in the folder and below, but the certificate.
+
+    A link, a pipe and the like, which lmx never writes, have words in the place of a digest.
+    """
     found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != NAME:
-            found[name] = digest(path)
-    return found
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in [*names, *links]:
+            path = Path(place) / name
+            regular = stat.S_ISREG(os.lstat(path).st_mode)
+            found[path.relative_to(folder).as_posix()] = digest(path) if regular else "no regular file"
+    return {name: found[name] for name in sorted(found) if name != NAME}
 
 
 def digest(path: Path) -> str:
@@ -55,14 +62,17 @@ def digest(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def tensors(stored: Stored) -> dict[str, dict[str, Any]]:
-    """Return {tensor: its type, shape and SHA-256}; one tensor at a time is in memory."""
+def tensors(stored: Stored, known: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return {tensor: its type, shape and SHA-256}; one tensor at a time is in memory.
+
+    known: digests that were taken when the tensors were read; those are not read again.
+    """
     found = {}
     for name, spec in stored.specs.items():
         found[name] = {
             "dtype": spec.dtype,
             "shape": list(spec.shape),
-            "sha256": transfer.digest(stored.read(name)),
+            "sha256": (known or {}).get(name) or transfer.digest(stored.read(name)),
         }
     return found
 

@@ -79,16 +79,27 @@ def layers_in(names: Sequence[str], table: Table) -> int:
     return len({int(next(filter(None, m.groups()))) for m in found if m is not None})
 
 
-def plan(specs: Mapping[str, Spec], shapes: Shapes, layout: Layout, *, may_start: bool = False) -> Plan:
+def plan(
+    specs: Mapping[str, Spec],
+    shapes: Shapes,
+    layout: Layout,
+    *,
+    may_start: bool = False,
+    another: bool = False,
+) -> Plan:
     """Return what to read of a file for leaves of these shapes.
 
-    may_start: a head, or a pooler, that is missing as a whole is started anew instead of refused.
+    may_start: a head, or a pooler, that is missing as a whole, and a head of another size, is started anew
+    instead of refused. another: the file is of another task, whose head is not this one's even where the
+    names are the same, unless the table says that it is.
     Errors: UserError, one line that reads as a diff, with all that is missing, surplus, mis-shaped or of a
     type that is no float.
     """
     names, dropped = _names(specs, layout)
     wanted = [entry for entry in layout.entries() if all(path in shapes for path in entry.leaves)]
     equal = _settle_copies(names, dropped, wanted, layout)
+    if may_start:
+        _leave_other_head(specs, names, dropped, shapes, layout, another)
     fresh = _fresh(names, wanted, layout) if may_start else ()
     wanted = [entry for entry in wanted if not set(entry.leaves) <= set(fresh)]
     known = {entry.tensor for entry in wanted}
@@ -163,6 +174,30 @@ def _settle_copies(
         else:
             names[entry.tensor] = stored
     return tuple(equal)
+
+
+def _leave_other_head(
+    specs: Mapping[str, Spec],
+    names: dict[str, str],
+    dropped: dict[str, str],
+    shapes: Shapes,
+    layout: Layout,
+    another: bool,
+) -> None:
+    """Take a stored head out of `names` that is another task's, or of another size."""
+    if layout.head.shared:
+        return
+    held = [entry for entry in layout.head.entries if entry.tensor in names]
+    sizes = {
+        entry.tensor: _stored_shape(entry, shapes)
+        for entry in held
+        if all(path in shapes for path in entry.leaves)
+    }
+    other = any(specs[names[tensor]].shape != shape for tensor, shape in sizes.items())
+    if another or other:
+        why = "the head of another task" if another else "the head for another number of labels"
+        for entry in held:
+            dropped[names.pop(entry.tensor)] = why
 
 
 def _fresh(names: Mapping[str, str], wanted: Sequence[Entry], layout: Layout) -> tuple[str, ...]:

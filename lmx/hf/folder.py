@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,17 +34,41 @@ def staged(folder: Path) -> Iterator[Path]:
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} exists already; name another folder, or remove it first")
-    work = folder.with_name(folder.name + TEMPORARY)
+    work = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
+    made = False
     try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        if os.path.lexists(folder.parent) and not folder.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        work.mkdir()
+        made = True
         yield work
         _to_disk(work)
         os.replace(work, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if made:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that died left beside a folder."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}{TEMPORARY}-*"):
+        owner = left.name.rpartition("-")[2]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write(

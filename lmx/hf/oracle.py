@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from lmx.core.errors import UserError
 
 SECONDS = 1800
 
+PLACED = ("hidden", "start_logits", "end_logits")
+"""Outputs with an axis of time, (B, T, ...); logits have one where they have three axes."""
+
 # What runs in the other process: arguments are the folder, the class, the batch's file and the result's file.
 # Attention is eager, the plain formula; the padding is found by the id that fills it.
 _JUDGE = """
@@ -27,7 +31,7 @@ model = getattr(transformers, name).from_pretrained(
     folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
     attn_implementation="eager", dtype=torch.float32).eval()
 batch = {key: torch.from_numpy(array).long() for key, array in np.load(inputs).items()}
-model.config.pad_token_id = model.config.vocab_size - 1
+model.config.pad_token_id = model.config.vocab_size - 1 or -1
 with torch.no_grad():
     found = model(**batch, output_hidden_states=True)
 names = {"pooler_output": "pooled", "logits": "logits", "prediction_logits": "logits",
@@ -69,6 +73,12 @@ def judge(folder: Path, architecture: str, batch: Mapping[str, np.ndarray]) -> d
             )
         except subprocess.TimeoutExpired as error:
             raise UserError(f"{folder}: transformers did not finish within {SECONDS} s") from error
+        if done.returncode < 0:
+            name = signal.Signals(-done.returncode).name
+            raise UserError(
+                f"{folder}: transformers was killed by {name} before it answered; it needs memory for the "
+                "weights once more than lmx"
+            )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
             raise UserError(f"{folder}: transformers cannot open it as {architecture}: {last[:300]}")
@@ -98,7 +108,7 @@ def differences(
         if one.shape != two.shape:
             found[name] = (float("inf"), float("inf"))
             continue
-        if one.shape[:2] == real.shape:
+        if name in PLACED or (name == "logits" and one.ndim == 3):
             one, two = one[real], two[real]
         gap = float(np.max(np.abs(one.astype(np.float64) - two)))
         found[name] = (gap, gap / max(1.0, float(np.max(np.abs(two)))))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError
+from lmx.core.files import open_file
 from lmx.core.hf_table import HeadTable, Table
-from lmx.hf._index import open_file
 from lmx.hf._safetensors import parse_object, quoted, read_at
 
 CONFIG = "config.json"
@@ -128,9 +128,11 @@ def task_options(config: Mapping[str, Any], head: HeadTable) -> dict[str, Any]:
 
 
 def _count(config: Mapping[str, Any]) -> Any:
-    """Return the number of labels, as transformers counts them: the names', or `num_labels`, or 2."""
+    """Return the number of labels, as transformers counts them: `num_labels`, or the names', or 2."""
+    if (count := config.get("num_labels")) is not None:
+        return count
     names = config.get("id2label")
-    return len(names) if isinstance(names, dict) else config.get("num_labels", 2)
+    return len(names) if isinstance(names, dict) else 2
 
 
 def kept(config: Mapping[str, Any], table: Table) -> tuple[dict[str, Any], tuple[str, ...]]:

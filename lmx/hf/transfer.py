@@ -27,12 +27,18 @@ AHEAD = max(2, min(8, os.cpu_count() or 1))
 
 
 def read(
-    stored: Stored, plan: Plan, *, dtype: str, place: Place, allow_nonfinite: bool = False
+    stored: Stored,
+    plan: Plan,
+    *,
+    dtype: str,
+    place: Place,
+    allow_nonfinite: bool = False,
+    digests: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the leaves of the plan's entries as a nested dict; those to be started anew are not in it.
 
     dtype: the name of the leaves' type. place: puts a leaf (path, array) where it shall stay, and may keep
-    the array's memory.
+    the array's memory. digests: takes the SHA-256 of each tensor as it was read.
     Errors: UserError naming the tensor where values are NaN or infinite, unless allowed, or do not fit the
     type; where two copies differ.
     """
@@ -46,6 +52,8 @@ def read(
     def one(entry: Entry) -> dict[str, Any]:
         name = plan.names[entry.tensor]
         tensor = stored.read(name)
+        if digests is not None:
+            digests[name] = digest(tensor)
         wide = cast(tensor, dtype, f"{stored.folder}: {name}")
         if not allow_nonfinite:
             _check_finite(wide, f"{stored.folder}: {name} ({stored.specs[name].file})")
@@ -100,7 +108,7 @@ def _in_order(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[
                 future.cancel()
 
 
-def digests(leaves: Mapping[str, Any]) -> dict[str, str]:
+def leaf_digests(leaves: Mapping[str, Any]) -> dict[str, str]:
     """Return {path: SHA-256 of a leaf's bytes, in hexadecimal}."""
 
     found = _in_order(lambda leaf: digest(np.asarray(leaf)), leaves.values())

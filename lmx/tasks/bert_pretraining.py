@@ -13,7 +13,9 @@ from lmx.tasks import _heads, _mlm, _next
 
 AXES = _mlm.AXES + _next.AXES
 
-HF = {"bert": HeadTable("BertForPreTraining", _mlm.ENTRIES + _next.ENTRIES, model={"pooler": True})}
+HF = {
+    "bert": HeadTable("BertForPreTraining", _mlm.ENTRIES + _next.ENTRIES, model={"pooler": True}, shared=True)
+}
 """Model -> the heads' place in a Hugging Face folder."""
 
 

@@ -31,7 +31,11 @@ class Decoder(Protocol):
 
 AXES = ((r"head/kernel", ("width", "vocab")),)
 
-HF = {"gpt2": HeadTable("GPT2LMHeadModel", (Entry("lm_head.weight", ("head/kernel",), "transpose"),))}
+HF = {
+    "gpt2": HeadTable(
+        "GPT2LMHeadModel", (Entry("lm_head.weight", ("head/kernel",), "transpose"),), shared=True
+    )
+}
 """Model -> the head's place in a Hugging Face folder; where the head is tied, the tensor is not stored."""
 
 

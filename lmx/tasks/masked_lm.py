@@ -11,7 +11,7 @@ from lmx.tasks import _heads, _mlm
 
 AXES = _mlm.AXES
 
-HF = {"bert": HeadTable("BertForMaskedLM", _mlm.ENTRIES, model={"pooler": False})}
+HF = {"bert": HeadTable("BertForMaskedLM", _mlm.ENTRIES, model={"pooler": False}, shared=True)}
 """Model -> the head's place in a Hugging Face folder."""
 
 

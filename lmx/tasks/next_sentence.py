@@ -11,7 +11,7 @@ from lmx.tasks import _heads, _next
 
 AXES = _next.AXES
 
-HF = {"bert": HeadTable("BertForNextSentencePrediction", _next.ENTRIES, model={"pooler": True})}
+HF = {"bert": HeadTable("BertForNextSentencePrediction", _next.ENTRIES, model={"pooler": True}, shared=True)}
 """Model -> the head's place in a Hugging Face folder."""
 
 

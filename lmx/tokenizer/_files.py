@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError, one_line
+from lmx.core.files import open_file
 
 LARGEST = 200_000_000
 """Bytes of a vocabulary file (the largest in use, of 262,144 ids, has 35 MB)."""
@@ -19,9 +20,12 @@ MOST_IDS = 5_000_000
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """Return a file's bytes. Errors: UserError where it cannot be read or has more than `largest` bytes."""
+    """Return a file's bytes.
+
+    Errors: UserError where it cannot be read, has more than `largest` bytes, or is a link out of its folder.
+    """
     try:
-        with open(path, "rb") as file:
+        with open(open_file(path.parent, path.name), "rb") as file:
             data = file.read(largest + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

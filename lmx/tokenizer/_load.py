@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ import tokenizers
 from tokenizers import models
 
 from lmx.core.errors import UserError, one_line
+from lmx.core.files import open_file
 from lmx.tokenizer._files import LARGEST, MOST_IDS, blamed, read_bytes, read_json, read_text
 from lmx.tokenizer._forms import begin_and_end, bert_switches, byte_level_bpe, follow_class, word_piece
 from lmx.tokenizer._settings import BERT, DEFAULTS, END, GPT2, SPECIAL, Settings, Stored, add_tokens, stored
@@ -133,6 +135,9 @@ def _from_word_list(path: Path, files: Stored) -> Tokenizer:
 def _by_transformers(files: Stored) -> Tokenizer:
     """Open what only transformers knows; its fast backend is taken over, and transformers is let go."""
     folder = files.folder
+    for path in sorted(folder.iterdir()):  # transformers would follow any link
+        if path.is_symlink() and not path.is_dir():
+            os.close(open_file(folder, path.name))
     with _offline():
         from transformers import AutoTokenizer
 

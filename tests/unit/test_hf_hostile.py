@@ -134,7 +134,7 @@ LABELS = {
         f": {CLASSIFIER}! score.weight expected (1000000000, 8), found (3, 8)",
     ),
     "labels_named": (
-        {"id2label": {str(i): "x" for i in range(100_000)}},
+        {"id2label": {str(i): "x" for i in range(100_000)}, "num_labels": None},
         f": {CLASSIFIER}! score.weight expected (100000, 8), found (3, 8)",
     ),
     "labels_listed": ({"id2label": ["a"]}, "/config.json: id2label=['a']; expected an object of names"),
@@ -288,7 +288,8 @@ def test_code_beside_the_weights_never_runs(root: Path, report: dict[str, Any]) 
     found = report["outcomes"]["hooks"]
     assert found["code"] == 0
     ignored = "auto_map, trust_remote_code, _attn_implementation_internal, custom_pipelines"
-    told = f"{root / 'hooks'}: ignored in config.json, for lmx runs no foreign code: {ignored}\n"
+    files = "__init__.py, conftest.py, evil.py, modeling.py, sitecustomize.py, tokenization_gpt2.py"
+    told = f"{root / 'hooks'}: ignored, for lmx runs no foreign code: {ignored}, {files}\n"
     assert found["said"] == told
     assert (
         complaint(root, report, "hooks_bad") == "/config.json: n_embd=8 does not divide into n_head=3 heads"

@@ -193,8 +193,10 @@ def test_a_new_head_on_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_half_head_is_not_completed(tmp_path: Path) -> None:
     tensors = {**made.bert(pooler=True), "classifier.weight": made.classifier(3)["classifier.weight"]}
     task = {"name": "sequence_classification", "labels": 3}
-    said = refused(tmp_path, BASE, tensors, task=task)
-    assert said == DIFF.format("BertForSequenceClassification") + "- classifier.bias (3,)"
+    own = {**made.BERT, "architectures": ["BertForSequenceClassification"], "num_labels": 3}
+    for asked in ({}, {"task": task}):
+        said = refused(tmp_path, own, tensors, **asked)
+        assert said == DIFF.format("BertForSequenceClassification") + "- classifier.bias (3,)"
     body = {k: v for k, v in made.bert("").items() if not k.endswith("query.bias")}
     said = refused(tmp_path, BASE, body, task=task)
     assert said.endswith(

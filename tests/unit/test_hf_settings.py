@@ -37,7 +37,7 @@ def names(count: int) -> dict[str, Any]:
         ({"num_labels": 1}, "sequence_regression"),
         ({"num_labels": True}, "sequence_classification"),
         ({"id2label": {"0": "score"}}, "sequence_regression"),
-        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 1}, "sequence_classification"),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 1}, "sequence_regression"),
         ({"problem_type": None, "num_labels": 3}, "sequence_classification"),
         ({"problem_type": SINGLE, "num_labels": 1}, "sequence_classification"),
         ({"problem_type": MULTI, "num_labels": 1}, "sequence_classification"),
@@ -106,7 +106,8 @@ def test_problems_that_are_not_known(problem: Any) -> None:
     [
         ({}, {}),
         ({"num_labels": 5}, {"labels": 5}),
-        ({"num_labels": 5, **names(3)}, {"labels": 3}),  # as transformers counts
+        ({"num_labels": 5, **names(3)}, {"labels": 5}),  # as transformers 5.23 counts
+        ({"num_labels": None, **names(3)}, {"labels": 3}),
         ({"id2label": None, "num_labels": 4}, {"labels": 4}),
         ({"problem_type": MULTI}, {"multi_label": True}),
         ({"problem_type": SINGLE}, {}),
