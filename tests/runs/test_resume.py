@@ -153,6 +153,7 @@ def test_an_empty_folder_is_no_checkpoint(train: Train, finished: Path, tmp_path
 KILLED = """
 import os, signal, sys
 from lmx.runs import checkpoints
+from lmx.training import loop
 from lmx.__main__ import main
 
 where, argv = sys.argv[1], sys.argv[2:]
@@ -186,9 +187,9 @@ def test_a_killed_run_ends_in_the_same_bits(
 
     def start(workdir: Path, where: str) -> int:
         command = [sys.executable, "-c", KILLED, where, *words, "--workdir", str(workdir)]
-        return subprocess.run(
-            command, env=lmx_environment, check=False, capture_output=True, timeout=300
-        ).returncode
+        done = subprocess.run(command, env=lmx_environment, capture_output=True, text=True, timeout=300)
+        print(done.stderr)  # shown where the test fails
+        return done.returncode
 
     assert start(tmp_path / "alone", "0") == 0
     for where in ("7", "in_save"):
