@@ -1,8 +1,8 @@
 """Models of the Hugging Face hub, fetched by reference: `hf://ORG/NAME@REVISION`.
 
 Only what lmx reads is fetched, into the cache of the hub's own library; what was fetched is held against the
-hashes that the hub lists for the commit, what the cache had already against their sizes. The token, where one is needed, is the library's own business: it
-takes HF_TOKEN, or the file that `hf auth login` writes.
+hashes that the hub lists for the commit, what the cache had already against their sizes. The token, where one
+is needed, is the library's own business: it takes HF_TOKEN, or the file that `hf auth login` writes.
 """
 
 from __future__ import annotations
