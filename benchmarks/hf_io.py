@@ -4,9 +4,9 @@
 
 A folder of GPT-2's shapes is made from random weights (xl: 1,557,611,200 parameters, 6.2 GB in f32), or
 taken from --folder. Each side runs in a process of its own, imports apart: `lmx.load` against
-`from_pretrained`, then `lmx.save_hf`, certificate included, against `save_pretrained`. "ready" is when the
-call returns; "read" when every parameter has been summed once besides. Peak memory is the largest resident
-set minus that before the call. Needs the parity extra (torch).
+`from_pretrained`, and once those are done `lmx.save_hf`, certificate included, against `save_pretrained`.
+"ready" is when the call returns; "read" when every parameter has been summed once besides. Peak memory is
+the largest resident set minus that before the call. Needs the parity extra (torch).
 """
 
 from __future__ import annotations
@@ -85,37 +85,42 @@ def resident() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def one_side(side: str, folder: Path, out: Path) -> dict[str, float]:
-    """Load, read and save once, in this process."""
+def lmx_side(folder: Path, out: Path | None) -> dict[str, float]:
+    """Load and read with lmx; save where `out` is given."""
+    import jax
+    import jax.numpy as jnp
+
+    import lmx
+    from lmx.commands import _hf  # noqa: F401 - imports are not timed
+
+    jax.block_until_ready(jnp.zeros(1))
     found: dict[str, float] = {}
-    if side == "lmx":
-        import jax
-        import jax.numpy as jnp
-
-        import lmx
-        from lmx.commands import _hf  # noqa: F401 - imports are not timed
-
-        jax.block_until_ready(jnp.zeros(1))
-        with Peak() as peak:
-            start = time.perf_counter()
-            model = lmx.load(folder)
-            jax.block_until_ready(model.params)
-            found["ready"] = time.perf_counter() - start
-            for leaf in jax.tree.leaves(model.params):
-                leaf.sum().block_until_ready()
-            found["read"] = time.perf_counter() - start
-        found["load_peak"] = peak.growth
-        with Peak() as peak:
-            start = time.perf_counter()
-            lmx.save_hf(model, out)
-            found["save"] = time.perf_counter() - start
-        found["save_peak"] = peak.growth
+    with Peak() as peak:
+        start = time.perf_counter()
+        model = lmx.load(folder)
+        jax.block_until_ready(model.params)
+        found["ready"] = time.perf_counter() - start
+        for leaf in jax.tree.leaves(model.params):
+            leaf.sum().block_until_ready()
+        found["read"] = time.perf_counter() - start
+    found["load_peak"] = peak.growth
+    if out is None:
         return found
+    with Peak() as peak:
+        start = time.perf_counter()
+        lmx.save_hf(model, out)
+        found["save"] = time.perf_counter() - start
+    return {"save": found["save"], "save_peak": peak.growth}
+
+
+def torch_side(folder: Path, out: Path | None) -> dict[str, float]:
+    """Load and read with transformers; save where `out` is given."""
     import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(2)
+    found: dict[str, float] = {}
     with Peak() as peak:
         start = time.perf_counter()
         theirs = transformers.GPT2LMHeadModel.from_pretrained(folder, local_files_only=True)
@@ -124,31 +129,34 @@ def one_side(side: str, folder: Path, out: Path) -> dict[str, float]:
             parameter.sum().item()
         found["read"] = time.perf_counter() - start
     found["load_peak"] = peak.growth
+    if out is None:
+        return found
     with Peak() as peak:
         start = time.perf_counter()
         theirs.save_pretrained(out)
         found["save"] = time.perf_counter() - start
-    found["save_peak"] = peak.growth
-    return found
+    return {"save": found["save"], "save_peak": peak.growth}
 
 
-def measure(side: str, folder: Path, work: Path) -> dict[str, float]:
+def measure(side: str, folder: Path, out: Path | None) -> dict[str, float]:
     """Run one side in a process of its own."""
-    out = work / f"{side}-out"
-    command = [sys.executable, __file__, "--folder", str(folder), "--side", side, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, __file__, "--folder", str(folder), "--side", side]
+    done = subprocess.run(command + (["--out", str(out)] if out else []), capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{side} failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    if out is not None:
+        shutil.rmtree(out)
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(side, {key: round(value, 2) for key, value in found.items()}, file=sys.stderr)
+    return found
 
 
 def table(found: dict[str, list[dict[str, float]]], size: int) -> str:
     """Return the medians, and the ratio of the two sides, as a Markdown table."""
-    middle = {
-        side: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for side, runs in found.items()
-    }
+    middle = {}
+    for side, runs in found.items():
+        keys = (*runs[0], *runs[-1])
+        middle[side] = {key: statistics.median(run[key] for run in runs if key in run) for key in keys}
     lines = [
         f"weights: {size / 1e9:.2f} GB",
         "",
@@ -179,7 +187,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(one_side(options.side, options.folder, options.out)))
+        one = {"lmx": lmx_side, "transformers": torch_side}[options.side]
+        print(json.dumps(one(options.folder, options.out)))
         return
     with tempfile.TemporaryDirectory() as place:
         folder = options.folder or Path(place) / "model"
@@ -187,11 +196,11 @@ def main() -> None:
             make(folder, options.size)
         (folder / "model.safetensors").read_bytes()[-1:]  # warm
         found: dict[str, list[dict[str, float]]] = {"lmx": [], "transformers": []}
-        for turn in range(options.repeats):
+        outs = [None] * options.repeats + [Path(place) / "out"] * options.repeats
+        for turn, out in enumerate(outs):  # saves come last, for the disk is busy long after them
             sides = ("lmx", "transformers") if turn % 2 == 0 else ("transformers", "lmx")
             for side in sides:
-                found[side].append(measure(side, folder, Path(place)))
-                print(side, {key: round(value, 2) for key, value in found[side][-1].items()}, file=sys.stderr)
+                found[side].append(measure(side, folder, out))
         print(table(found, (folder / "model.safetensors").stat().st_size))
 
 

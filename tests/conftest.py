@@ -98,6 +98,13 @@ def seeds() -> None:
     np.random.seed(0)  # noqa: NPY002 - for code under test that draws from the global state
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> Iterator[None]:
+    """Forget the programs of each module's tests: a worker would come to hold gigabytes of them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """Return the root of the checkout."""

@@ -110,8 +110,8 @@ def verify(path: Path, *, say: Say) -> None:
         lines.append(f"! {count:,} parameters, certified {known['parameters']:,}")
     for section in ("model", "task"):
         lines += certificate.compare(section, known["config"][section], _hf.sections(found.config)[section])
-    text = _wire.tokenizer(found).sha256 if found.folder is not None else None
-    if text != known["tokenizer"]:
+    text = _hf.tokenizer(found)
+    if (None if text is None else text.sha256) != known["tokenizer"]:
         lines.append("! the tokenizer differs")
     _refuse(path, lines)
     say(f"tensors: {len(target.get('tensors', target.get('leaves')))} unchanged; {count:,} parameters")

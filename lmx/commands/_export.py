@@ -46,7 +46,7 @@ def write(
     for name, value in layout.head.model.items():
         if fields[name] != value:
             raise UserError(f"{layout.head.architecture} has model.{name}={value}, not {fields[name]}")
-    text = tokenizers_.load(found.folder) if found.folder is not None else None
+    text = _hf.tokenizer(found)
     if text is not None:
         text.check_vocabulary(fields["vocab_size"], str(found.folder))
     others = {**_special(model_type, text), **came.get("config", {})}

@@ -106,6 +106,17 @@ def read(
     return Import(found, plan, ignored, tuple(notes))
 
 
+def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer | None:
+    """Return the tokenizer that lies with a checkpoint, tried in a process of its own first where it came
+    from outside; None where there is none.
+    """
+    if found.folder is None:
+        return None
+    if found.step is None:
+        tokenizers_.probe(found.folder)
+    return tokenizers_.load(found.folder)
+
+
 def _model_type(path: Path, stored_config: Mapping[str, Any]) -> str:
     found, known = stored_config.get("model_type"), plugin.names("lmx.models")
     if found not in known:

@@ -131,9 +131,10 @@ def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:
     """Return the tokenizer that lies with a checkpoint. Errors: UserError where there is none."""
-    if found.folder is None:
+    text = _hf.tokenizer(found)
+    if text is None:
         raise UserError("this checkpoint has no tokenizer with it")
-    return tokenizers_.load(found.folder)
+    return text
 
 
 def read_json(path: Path) -> Any:

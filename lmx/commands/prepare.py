@@ -126,6 +126,7 @@ def _settings(data: Mapping[str, Any], name: str, options: Mapping[str, Any]) ->
     from lmx import tokenizer
 
     if name == "file":
+        tokenizer.probe(options["path"])
         options = {"sha256": tokenizer.load(options["path"]).sha256}
     kind = {
         "name": data["name"],

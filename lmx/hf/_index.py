@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError
-from lmx.core.files import open_file
-from lmx.hf._safetensors import AGAIN, parse_object, quoted, read_at
+from lmx.hf._safetensors import AGAIN, quoted, read_object
 from lmx.hf.stored import Spec
 
 SIZE = 100_000_000  # bytes of an index
@@ -23,16 +22,7 @@ def read_index(folder: Path, name: str, suffix: str) -> dict[str, str]:
     Errors: UserError naming the index and what is wrong with it.
     """
     path = folder / name
-    descriptor = open_file(folder, name)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size > SIZE:
-            raise UserError(f"{path}: holds {size:,} bytes, at most {SIZE:,} are allowed; {AGAIN}")
-        raw = bytearray(size)
-        read_at(path, descriptor, memoryview(raw), 0)
-    finally:
-        os.close(descriptor)
-    found = parse_object(raw, f"{path}: the index").get("weight_map")
+    found = read_object(folder, name, largest=SIZE, what="an index", said=" the index").get("weight_map")
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path}: weight_map is {quoted(found)}, expected {{tensor: file}}; {AGAIN}")
     for tensor, file in found.items():

@@ -15,7 +15,7 @@ from lmx.core.errors import UserError
 from lmx.core.files import open_file
 from lmx.hf import _safetensors
 from lmx.hf._index import check_shards, listed, read_index
-from lmx.hf.stored import Spec, Stored
+from lmx.hf.stored import Room, Spec, Stored
 
 # What is looked for, in this order; each may be replaced by its index and shards.
 NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -28,8 +28,8 @@ class Reader(Protocol):
 
     specs: dict[str, Spec]
 
-    def read(self, name: str) -> np.ndarray:
-        """Return one tensor in its stored type."""
+    def read(self, name: str, room: Room | None = None) -> np.ndarray:
+        """Return one tensor in its stored type, in the room given or in memory of its own."""
         ...
 
     def close(self) -> None:
@@ -50,9 +50,9 @@ class Folder:
         self.specs = {name: spec for reader in readers.values() for name, spec in reader.specs.items()}
         self._readers = readers
 
-    def read(self, name: str) -> np.ndarray:
-        """Return one tensor in its stored type, in memory of its own. Errors: UserError naming the file."""
-        return self._readers[self.specs[name].file].read(name)
+    def read(self, name: str, room: Room | None = None) -> np.ndarray:
+        """Return one tensor in its stored type. Errors: UserError naming the file."""
+        return self._readers[self.specs[name].file].read(name, room)
 
     def close(self) -> None:
         """Close the files."""

@@ -20,7 +20,7 @@ import numpy as np
 from lmx.core.errors import UserError, one_line
 from lmx.hf import _opcodes, _zip
 from lmx.hf._opcodes import ADVICE, Dict, Made, Name, Tuple, Value, kind_of, said
-from lmx.hf.stored import Spec
+from lmx.hf.stored import Room, Spec
 
 PICKLE = 100_000_000  # bytes of data.pkl
 RANK = 16
@@ -84,8 +84,8 @@ class File:
             key: Spec(found.storage.dtype.name, found.shape, name) for key, found in self._tensors.items()
         }
 
-    def read(self, name: str) -> np.ndarray:
-        """Return one tensor in its stored type, C-contiguous, in memory of its own.
+    def read(self, name: str, room: Room | None = None) -> np.ndarray:
+        """Return one tensor in its stored type, C-contiguous, in memory of its own: no room is needed.
 
         Its storage's CRC-32 is compared before the first tensor of it is returned. Errors: UserError where it
         differs or the file cannot be read.

@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from lmx.core.errors import UserError, one_line
-from lmx.hf.stored import Spec
+from lmx.core.files import open_file
+from lmx.hf.stored import Room, Spec
 
 # {type's name in a header: numpy's}, in the order in which the library lays a file's tensors out.
 TYPES: dict[str, np.dtype[Any]] = {
@@ -94,6 +95,25 @@ def parse_object(raw: bytes | bytearray, said: str) -> dict[str, Any]:
     return value
 
 
+def read_object(folder: Path, name: str, *, largest: int, what: str, said: str) -> dict[str, Any]:
+    """Return the JSON object in a small file of the folder.
+
+    largest: bytes it may have. what: what it is, with an article. said: stands before the faults of its JSON.
+    Errors: UserError naming the file.
+    """
+    path = folder / name
+    descriptor = open_file(folder, name)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > largest:
+            raise UserError(f"{path}: {size:,} bytes; expected {what} of at most {largest:,}; {AGAIN}")
+        raw = bytearray(size)
+        read_at(path, descriptor, memoryview(raw), 0)
+    finally:
+        os.close(descriptor)
+    return parse_object(raw, f"{path}:{said}")
+
+
 def read_at(path: Path, descriptor: int, buffer: memoryview, offset: int) -> None:
     """Fill the buffer with the file's bytes from `offset` on.
 
@@ -158,15 +178,15 @@ class File:
         self._data = data
         self._descriptor = descriptor
 
-    def read(self, name: str) -> np.ndarray:
-        """Return one tensor in its stored type, in memory of its own that begins at a multiple of 64 bytes.
+    def read(self, name: str, room: Room | None = None) -> np.ndarray:
+        """Return one tensor in its stored type, in the room given or in aligned memory of its own.
 
         Errors: UserError naming the file where it cannot be read.
         """
         assert self._descriptor >= 0, "read after close"
         entry = self._entries[name]
         dtype = TYPES[entry.code]
-        array = aligned(self.path, dtype, entry.shape)
+        array = (room or aligned)(self.path, dtype, entry.shape)
         raw = array.reshape(-1).view(np.uint8)
         if raw.size:
             read_at(self.path, self._descriptor, raw.data, self._data + entry.begin)

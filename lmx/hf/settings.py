@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError
-from lmx.core.files import open_file
 from lmx.core.hf_table import HeadTable, Table
-from lmx.hf._safetensors import parse_object, quoted, read_at
+from lmx.hf._safetensors import quoted, read_object
 
 CONFIG = "config.json"
 LARGEST = 10_000_000  # bytes; real ones have a few thousand
@@ -29,19 +28,9 @@ def read(folder: Path, name: str = CONFIG) -> dict[str, Any]:
 
     Errors: UserError where it is missing, too large, or not one JSON object.
     """
-    path = folder / name
-    if not os.path.lexists(path):
+    if not os.path.lexists(folder / name):
         raise UserError(f"{folder}: no {name}; expected a run of lmx or a Hugging Face folder")
-    descriptor = open_file(folder, name)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size > LARGEST:
-            raise UserError(f"{path}: {size:,} bytes; expected a config of at most {LARGEST:,}")
-        raw = bytearray(size)
-        read_at(path, descriptor, memoryview(raw), 0)
-    finally:
-        os.close(descriptor)
-    return parse_object(raw, f"{path}:")
+    return read_object(folder, name, largest=LARGEST, what="a config", said="")
 
 
 def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
+
+Room: TypeAlias = Callable[[Path, np.dtype[Any], tuple[int, ...]], np.ndarray]
+"""Gives an empty C-contiguous array of a type and shape; the path, of the file, is for messages."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class Stored(Protocol):
     files: tuple[str, ...]
     specs: Mapping[str, Spec]
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, room: Room | None = None) -> np.ndarray:
         """Return one tensor in its stored type (ml_dtypes' for bfloat16), in memory of its own.
 
-        Errors: UserError naming the file where it cannot be read.
+        room: where it may be put instead. Errors: UserError naming the file where it cannot be read.
         """
         ...
 

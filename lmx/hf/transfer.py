@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,7 @@ from lmx.core.hf_table import Entry
 from lmx.hf._safetensors import ALIGNMENT, aligned
 from lmx.hf.convert import Plan, split
 from lmx.hf.stored import Stored
-from lmx.hf.types import cast
+from lmx.hf.types import cast, named_type
 
 Place = Callable[[str, np.ndarray], Any]
 
@@ -49,15 +51,19 @@ def read(
                 "set tie_word_embeddings to false in config.json to read them as two"
             )
 
+    room, wanted = _Room(), named_type(dtype)
+
     def one(entry: Entry) -> dict[str, Any]:
         name = plan.names[entry.tensor]
-        tensor = stored.read(name)
+        moved = entry.kind != "copy" or stored.specs[name].dtype != wanted.name  # its leaves are copies
+        tensor = stored.read(name, room if moved else None)
         if digests is not None:
             digests[name] = digest(tensor)
         wide = cast(tensor, dtype, f"{stored.folder}: {name}")
         if not allow_nonfinite:
             _check_finite(wide, f"{stored.folder}: {name} ({stored.specs[name].file})")
-        return {path: _own(leaf, stored.folder) for path, leaf in split(entry, wide).items()}
+        lent = moved and wide is tensor
+        return {path: _own(leaf, lent, stored.folder) for path, leaf in split(entry, wide).items()}
 
     leaves: dict[str, Any] = {}
     for found in _in_order(one, plan.entries):
@@ -65,9 +71,25 @@ def read(
     return tree.unflatten(leaves)
 
 
-def _own(leaf: np.ndarray, folder: Path) -> np.ndarray:
-    """Return the leaf in memory of its own, laid out and aligned as a device takes it without a copy."""
-    if leaf.flags.c_contiguous and leaf.ctypes.data % ALIGNMENT == 0:
+class _Room(threading.local):
+    """Memory of a thread for one tensor at a time: fresh memory costs more than to copy what was read."""
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, np.uint8)
+
+    def __call__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+        size = math.prod(shape) * dtype.itemsize
+        if size > self._block.size:
+            self._block = aligned(path, np.dtype(np.uint8), (size,))
+        return self._block[:size].view(dtype).reshape(shape)
+
+
+def _own(leaf: np.ndarray, lent: bool, folder: Path) -> np.ndarray:
+    """Return the leaf in memory of its own, laid out and aligned as a device takes it without a copy.
+
+    lent: its memory is a room that the next tensor takes.
+    """
+    if not lent and leaf.flags.c_contiguous and leaf.ctypes.data % ALIGNMENT == 0:
         return leaf
     found = aligned(folder, leaf.dtype, leaf.shape)
     found[...] = leaf

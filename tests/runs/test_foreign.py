@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 import lmx
+from lmx import tokenizer
 from lmx.__main__ import main
 from lmx.commands import _hf
 from lmx.core import tree
 from lmx.hf import certificate as certificates
 from lmx.hf import oracle, probe
+from lmx.tokenizer import _probe
 from tests.unit import _hf_folders as made
 
 from ._certified import certificate, complaint, small_bert
@@ -46,6 +48,24 @@ def test_the_judge_imports_nothing_from_where_lmx_was_called(
         oracle.judge(tmp_path / "nothing", "GPT2Model", {"input_ids": np.zeros((1, 2), np.int32)})
     assert "foreign" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_foreign_tokenizer_is_tried_elsewhere_before_any_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = made.folder(tmp_path / "gpt2", made.GPT2, made.gpt2())
+    tokenizer.characters(["aa bb"]).save(folder)
+    found = lmx.load(folder)
+    (tmp_path / "text.txt").write_text("aa bb " * 500)
+    monkeypatch.setattr(_probe, "_SECONDS", 0.01)
+    with pytest.raises(lmx.UserError, match="took more than"):
+        lmx.generate(found, ["aa"])
+    with pytest.raises(lmx.UserError, match="took more than"):
+        lmx.save_hf(found, tmp_path / "out")
+    file = {"tokenizer.name": "file", "tokenizer.path": str(folder), "data.boundary": "False"}
+    words = options(tmp_path / "text.txt", tmp_path / "rows", **file)
+    assert main(["train", "--config", "pretrain/from_text", "--workdir", str(tmp_path / "run"), *words]) == 2
+    assert "took more than" in capsys.readouterr().err
 
 
 def test_only_what_has_an_axis_of_time_is_masked() -> None:

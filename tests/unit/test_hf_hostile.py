@@ -192,7 +192,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "large": (
         GOOD + " " * (11_000_000 - len(GOOD)),
-        "/config.json: 11,000,000 bytes; expected a config of at most 10,000,000",
+        "/config.json: 11,000,000 bytes; expected a config of at most 10,000,000; fetch the file again",
     ),
     "values": (
         '{"a": [' + "1," * 2_000_000 + "1]}",
