@@ -107,7 +107,7 @@ def test_indices_that_are_none(sharded: Path, content: bytes, fault: str) -> Non
 
 def test_an_index_that_is_too_large(sharded: Path) -> None:
     os.truncate(sharded / INDEX, 100_000_001)
-    refused(sharded, f"holds 100,000,001 bytes, at most 100,000,000 are allowed; {AGAIN}", INDEX)
+    refused(sharded, f"100,000,001 bytes; expected an index of at most 100,000,000; {AGAIN}", INDEX)
 
 
 def test_index_and_shards_that_disagree(sharded: Path) -> None:

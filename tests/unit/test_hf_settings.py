@@ -309,4 +309,6 @@ def test_read(tmp_path: Path) -> None:
     path.write_text(path.read_text() + " ")
     with pytest.raises(UserError) as error:
         settings.read(tmp_path)
-    assert str(error.value) == f"{path}: 10,000,001 bytes; expected a config of at most 10,000,000; fetch the file again"
+    assert str(error.value) == (
+        f"{path}: 10,000,001 bytes; expected a config of at most 10,000,000; fetch the file again"
+    )
