@@ -7,11 +7,10 @@ bytes, does not. Source: Gao et al. 2020, "The Pile", section 3.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax.numpy as jnp
-
-from lmx.core.types import Batch, Metric, Outputs, Sums
+from lmx.core.types import Metric, Totals
 
 
 def metric(*, bytes_per_token: float | None = None) -> Metric:
@@ -21,10 +20,12 @@ def metric(*, bytes_per_token: float | None = None) -> Metric:
     document is predicted too and counts in the cost, though it has no bytes.
     """
 
-    def sums(outputs: Outputs, batch: Batch) -> Sums:
-        return {name: jnp.asarray(outputs[name]) for name in ("loss", "tokens")}
+    def sums(
+        predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        return {name: math.fsum(one[name] for one in predictions) for name in ("loss", "tokens")}
 
-    def finish(total: Mapping[str, float]) -> dict[str, float]:
+    def finish(total: Totals) -> dict[str, float]:
         loss = total["loss"] / max(total["tokens"], 1)
         figures = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
         if bytes_per_token:

@@ -50,7 +50,7 @@ class Batches:
     ) -> None:
         """Raise UserError where the source has fewer rows than a batch, or a batch does not divide over the
         processes."""
-        self._slice = _slice(size, process_index, process_count)
+        self._slice = places(size, process_index, process_count)
         self.rows, self.size = len(source), size
         if self.rows < size:
             raise UserError(
@@ -87,14 +87,14 @@ def whole(
     The last batch is filled up with rows of zeros: segment 0, which is padding, so that nothing in them has a
     label and no row counts twice. 5 rows with size 2 give rows (0, 1), (2, 3), (4, zeros).
     """
-    places = _slice(size, process_index, process_count)
+    mine = places(size, process_index, process_count)
     if len(source) == 0:
         raise UserError("no rows to evaluate on")
     blank = {name: np.zeros_like(value) for name, value in source[0].items()}
     for first in range(0, len(source), size):
-        here = [first + place for place in places]
+        here = [first + place for place in mine]
         rows = [source[index] if index < len(source) else blank for index in here]
-        yield _batch(rows, encode, places)
+        yield _batch(rows, encode, mine)
 
 
 class Prefetch:
@@ -168,7 +168,7 @@ def _shut(ready: queue.Queue[Any], stop: threading.Event, thread: threading.Thre
         thread.join()
 
 
-def _slice(size: int, process_index: int, process_count: int) -> range:
+def places(size: int, process_index: int, process_count: int) -> range:
     """Return the places of the global batch that this process makes: batch 12, process 1 of 3 -> 4 .. 7."""
     if size < 1 or size % process_count:
         raise UserError(f"batch.size={size} does not divide over {process_count} processes")

@@ -1,0 +1,19 @@
+"""Batches: batch k is a function of (seed, k), whatever the number of processes.
+
+Batches packs rows of one length as they come; Bucketed pads features of many lengths, alike with alike.
+"""
+
+from lmx.batches._bucketed import Bucketed, padded, sorted_batches
+from lmx.batches._stream import Arrays, Batches, Encode, Examples, Prefetch, whole
+
+__all__ = [
+    "Arrays",
+    "Batches",
+    "Bucketed",
+    "Encode",
+    "Examples",
+    "Prefetch",
+    "padded",
+    "sorted_batches",
+    "whole",
+]
