@@ -61,7 +61,7 @@ def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Check
             text.save(work / "data" / "tokenizer")
         config = {**checkpoint.config, "data": {"folder": "", "boundary": True}}
         with closing(Checkpoints(work / "checkpoints")) as kept:
-            kept.save(0, checkpoint.params, facts={"config": config, "loss": None, "data": ""})
+            kept.save(0, checkpoint.params, facts={"config": config, "rank": None, "data": ""})
         leaves = tree.flatten(checkpoint.params)
         certificate.write(
             work,

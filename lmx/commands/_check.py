@@ -16,11 +16,7 @@ from lmx.generation import sample
 
 def fields(config: Mapping[str, Any], workdir: Path) -> None:
     """Raise UserError where a field of the config asks for what cannot be, as far as no data is needed."""
-    if not 0 <= config["seed"] < 2**32:
-        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
-    last, best = config["keep"]["last"], config["keep"]["best"]
-    if last < 1 or best < 0:
-        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
+    common(config)
     _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     _build.task(config, needs=_build.TRAINED)
     _build.head_table(config)
@@ -32,23 +28,34 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
             f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
         )
     mesh.check_batch(size, mesh.make(**config["mesh"]))
-    optim.check(**{name: value for name, value in config["optim"].items() if name != "warmup"})
-    _durations(config)
+    durations(config, tokens_per_step=size * length)
     _samples(config["samples"])
     prepare.check(config)
     if not _wire.resumes(workdir):  # whoever goes on needs no longer what the run started from
         _start.check(config)
 
 
-def _durations(config: Mapping[str, Any]) -> None:
+def common(config: Mapping[str, Any]) -> None:
+    """Check what every run has: seed, how many checkpoints are kept, the optimizer."""
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
+    last, best = config["keep"]["last"], config["keep"]["best"]
+    if last < 1 or best < 0:
+        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
+    optim.check(**{name: value for name, value in config["optim"].items() if name != "warmup"})
+
+
+def durations(config: Mapping[str, Any], *, tokens_per_step: int | None) -> None:
     """Refuse what is no duration, and a warm-up longer than the run where both can be told without data."""
-    tokens = config["batch"]["size"] * config["batch"]["length"]
-    unit = {"tokens_per_step": tokens, "steps_per_epoch": 1000.0}  # an epoch has steps, whatever their number
+    # An epoch has steps, whatever their number.
+    unit: dict[str, Any] = {"tokens_per_step": tokens_per_step, "steps_per_epoch": 1000.0}
     total, warmup = config["total"], config["optim"]["warmup"]
     steps = config_.steps(total, field="total", **unit)
     if steps < 1:
         raise UserError(f"config.total={total!r}; expected at least one step")
     for name in ("log", "evaluate", "save", "sample"):
+        if name not in config:
+            continue
         config_.steps(config[name], field=name, total=steps, **unit)
     rising = config_.steps(warmup, field="optim.warmup", total=steps, **unit)
     known = "epoch" not in f"{total} {warmup}".lower()

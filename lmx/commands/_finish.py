@@ -43,7 +43,8 @@ def opening(session: Session, made: int) -> str:
     return (
         f"{fields['name']}: {count:,} parameters, {fields['layers']} layers, width {fields['width']}; "
         f"{there} of "
-        f"{session.tokens_per_step:,} tokens on {session.mesh.size} device{'s' * (session.mesh.size > 1)}"
+        f"{session.feed.per_step:,} {session.feed.unit} on {session.mesh.size} "
+        f"device{'s' * (session.mesh.size > 1)}"
     )
 
 

@@ -101,7 +101,7 @@ def read(
         config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies, dtype)}
         if any(leaf.startswith("head/") for leaf in plan.fresh):  # the names of labels were the other head's
             _forget_labels(config["hf"]["config"])
-    params = tree.merge(params, _started(built, plan.fresh, seed, dtype))
+    params = tree.merge(params, started(built, plan.fresh, seed, dtype))
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
     return Import(found, plan, ignored, tuple(notes))
 
@@ -226,7 +226,7 @@ def _types(stored: Stored, plan: Plan, lies: Layout, dtype: str) -> dict[str, An
     return {"dtype": most, "types": {name: kind for name, kind in kinds.items() if kind != most}}
 
 
-def _started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[str, Any]:
+def started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[str, Any]:
     """Return new leaves for these paths; under jit nothing else of the model is made."""
     if not fresh:
         return {}

@@ -4,55 +4,78 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from lmx import batches as batches_
 from lmx import optim
-from lmx.commands import _build, _start, _wire
+from lmx.commands import _bodies, _build, _packed, _start, _supervised
+from lmx.commands._feed import Feed
+from lmx.commands.prepare import prepare
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
-from lmx.core import plugin, tree
+from lmx.core import tree
 from lmx.core.errors import UserError
-from lmx.core.types import Checkpoint, Sums
+from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
-from lmx.sources import rows
-from lmx.training import evaluate, loop, state, step
+from lmx.training import loop, state, step
 from lmx.training.hooks import Hook
 from lmx.training.record import Recorder, diverged
+
+Say = Callable[[str], None]
+
+
+def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
+    """Prepare the data of a checked config and return its session."""
+    if jax.process_count() > 1:
+        raise UserError("training over several processes is not there yet; start one process")
+    mesh = mesh_.make(**config["mesh"])
+    mesh_.check_batch(config["batch"]["size"], mesh)
+    feed: Feed
+    if config_.base_of(config) == "base":
+        folder, manifest = prepare(config, workdir, say=say)
+        resolved = _packed.resolve(config, manifest, folder)
+        model = _build.model(resolved)
+        feed = _packed.Packed(resolved, workdir, manifest, model=model, mesh=mesh)
+        start = partial(_start.params, resolved, model)
+    else:
+        prepared = _supervised.prepare(config, workdir, say=say)
+        _supervised.keep(prepared)
+        resolved = prepared.config
+        model = _build.model(resolved)
+        feed = _supervised.Supervised(prepared, model=model, mesh=mesh)
+        start = partial(_bodies.params, resolved, model, say=say)
+    return Session(resolved, workdir, feed, model=model, mesh=mesh, start=start, say=say)
 
 
 class Session:
     """A run that is ready to go on from wherever it stands.
 
-    config: plain and resolved (`model.vocab_size`, `data.folder`). manifest: that of the prepared rows.
+    config: plain and resolved: nothing in it is left for the data to tell. feed: its data. start: reads the
+    parameters that the config's `start` names.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], say: Any
+        self,
+        config: Mapping[str, Any],
+        workdir: Path,
+        feed: Feed,
+        *,
+        model: Model,
+        mesh: Mesh,
+        start: Callable[[], Any],
+        say: Say,
     ) -> None:
-        self.config, self.workdir, self.manifest, self.say = config, workdir, manifest, say
-        if jax.process_count() > 1:
-            raise UserError("training over several processes is not there yet; start one process")
-        self.mesh = mesh_.make(**config["mesh"])
-        mesh_.check_batch(config["batch"]["size"], self.mesh)
-        task = _build.task(config, needs=_build.TRAINED)
-        self.model = _build.model(config)
-        self.data = _wire.data_folder(config, workdir)
-        self.train_rows = rows.source("train", folder=self.data)
-        self.held_out = rows.source("validation", folder=self.data)
-        self.encode = task.encode
-        self.batches = batches_.Batches(
-            self.train_rows, size=config["batch"]["size"], seed=config["seed"], encode=task.encode
-        )
+        self.config, self.workdir, self.feed, self.say = config, workdir, feed, say
+        self.model, self.mesh, self._start = model, mesh, start
         self._durations()
-        _wire.check_tokenizer(self.data, manifest)
-        if self.every["sample"]:
-            _wire.check_samples(config, self.data)
+        if self.every.get("sample"):
+            feed.check_samples()
         self.rate = optim.schedule(
             config["optim"]["schedule"],
             rate=config["optim"]["rate"],
@@ -64,22 +87,18 @@ class Session:
             k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")
         }
         self.optimizer = optim.build(config["optim"]["name"], self.rate, **options)
-        objective = _build.objective(config, self.model)
-        self.step = step.build(self.model, objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
-        self.evaluate = evaluate.build(objective, mesh=self.mesh)
-        split = manifest["splits"]["validation"]
-        self.metric = plugin.find("lmx.metrics", task.METRICS[0]).metric(
-            bytes_per_token=split["bytes"] / max(split["labels"], 1)
-        )
+        self.step = step.build(model, feed.objective(), self.optimizer, seed=config["seed"], mesh=mesh)
         self.kept = checkpoints.Checkpoints(
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]
         )
         self.validation: dict[int, dict[str, float]] = {}
 
     def _durations(self) -> None:
-        size, length = self.config["batch"]["size"], self.config["batch"]["length"]
-        unit = {"tokens_per_step": size * length, "steps_per_epoch": self.batches.steps_per_epoch}
-        self.tokens_per_step = size * length
+        batches, known = self.feed.batches, self.feed.unit == "tokens"
+        unit: dict[str, Any] = {
+            "tokens_per_step": self.feed.per_step if known else None,
+            "steps_per_epoch": batches.steps_per_epoch,
+        }
         self.total = config_.steps(self.config["total"], field="total", **unit)
         if self.total < 1:
             raise UserError(f"config.total={self.config['total']!r}; expected at least one step")
@@ -89,6 +108,7 @@ class Session:
         self.every = {
             name: config_.steps(self.config[name], field=name, total=self.total, **unit)
             for name in ("log", "evaluate", "save", "sample")
+            if name in self.config
         }
 
     def open(self) -> int:
@@ -103,16 +123,16 @@ class Session:
         made = 0
         if found is not None:
             params, optimizer, known = found
-            if known["data"] != self.manifest["fingerprint"]:
+            if known["data"] != self.feed.fingerprint:
                 raise UserError(
-                    f"the rows in {self.data} are not those that {self.workdir} was trained on: fingerprint "
-                    f"{self.manifest['fingerprint'][:12]}, expected {known['data'][:12]}; "
+                    f"the data are not those that {self.workdir} was trained on: fingerprint "
+                    f"{self.feed.fingerprint[:12]}, expected {known['data'][:12]}; "
                     "name another workdir"
                 )
             made = int(known["step"])
             self.state = state.State(jnp.int32(made), params, optimizer)
         else:
-            given = None if self.config["start"] == "scratch" else _start.params(self.config, self.model)
+            given = None if self.config["start"] == "scratch" else self._start()
             self.state = state.start(
                 self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
             )
@@ -122,16 +142,16 @@ class Session:
     def run(self, made: int, stopping: Any) -> int:
         """Train from step `made` to the end, or until `stopping`; return the steps made."""
         self.record = Recorder(
-            self.workdir, start=made, total=self.total, tokens_per_step=self.tokens_per_step
+            self.workdir, start=made, total=self.total, per_step=self.feed.per_step, unit=self.feed.unit
         )
         hooks = (
             Hook(self.every["log"], self._log, last=True, gather=True),
             Hook(self.every["evaluate"], self._evaluate),
             Hook(self.every["save"], self._save, last=True),
-            Hook(self.every["sample"], self._sample),
+            Hook(self.every.get("sample", 0), self._sample),
         )
         try:
-            with self.batches.iterate(made) as stream:
+            with self.feed.batches.iterate(made) as stream:
                 self.state, made = loop.run(
                     self.state,
                     self.step,
@@ -152,14 +172,9 @@ class Session:
 
     def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self.record.progress.paused("evaluating"):
-            figures = self.figures(now.params)
+            figures = self.feed.figures(now.params)
         self.validation[made] = figures
         self.record.evaluation(made, "validation", figures)
-
-    def figures(self, params: Any) -> dict[str, float]:
-        """Return loss, perplexity and bits per byte on all held-out rows."""
-        whole = batches_.whole(self.held_out, size=self.config["batch"]["size"], encode=self.encode)
-        return self.metric.finish(evaluate.over(self.evaluate, params, whole, mesh=self.mesh))
 
     def _save(self, made: int, now: state.State, window: list[Sums]) -> None:
         norm = float(window[-1]["grad_norm"])
@@ -177,14 +192,14 @@ class Session:
             facts={
                 "config": self.config,
                 "figures": figures,
-                "loss": figures.get("loss"),
-                "data": self.manifest["fingerprint"],
+                "rank": -self.feed.better * figures[self.feed.score] if figures else None,
+                "data": self.feed.fingerprint,
             },
         )
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self.record.progress.paused("sampling"):
-            for prompt, text in _wire.samples(self.model, now.params, self.config, self.data, made):
+            for prompt, text in self.feed.samples(now.params, made):
                 self.record.sample(made, prompt, text)
 
     def facts(self, made: int, started: float) -> dict[str, Any]:
@@ -194,18 +209,22 @@ class Session:
             **facts.environment(),
             **facts.size(self.state.params),
             "steps": made,
-            "tokens": made * self.tokens_per_step,
+            self.feed.unit: made * self.feed.per_step,
             "seconds": round(time.monotonic() - started, 1),
-            "best": None if best is None else {"step": best, "loss": self.kept.facts(best)["loss"]},
-            "data": {name: self.manifest[name] for name in ("fingerprint", "counts", "splits", "sources")},
+            "best": None if best is None else self._best(best),
+            "data": self.feed.facts,
             "decayed": [path for path, on in tree.flatten(optim.decayed(self.state.params)).items() if on],
         }
+
+    def _best(self, step: int) -> dict[str, Any]:
+        figures = self.kept.facts(step)["figures"]
+        return {"step": step, "loss": figures["loss"], self.feed.score: figures[self.feed.score]}
 
     def checkpoint(self, made: int) -> Checkpoint:
         """Return the state's parameters as a checkpoint."""
         return Checkpoint(
             self.state.params,
             self.config,
-            folder=str(self.data / "tokenizer"),
+            folder=str(self.feed.tokenizer),
             step=made,
         )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmx.commands import _arguments
-from lmx.core.errors import UserError
 
 if TYPE_CHECKING:
     from lmx.core.types import Checkpoint
@@ -63,7 +62,12 @@ def train(
 
     _platform.start()
     given = config_.expanded(config)
-    _check.fields(given, workdir)
+    if config_.base_of(given) == "base":
+        _check.fields(given, workdir)
+    else:
+        from lmx.commands import _check_examples
+
+        _check_examples.fields(given, workdir)
     with lock.hold(workdir):
         return _train(given, workdir, again, say)
 
@@ -72,14 +76,11 @@ def _train(
     config: dict[str, Any], workdir: Path, again: str, say: Any
 ) -> tuple[Checkpoint, signal.Signals | None]:
     from lmx.commands import _check, _finish, _session
-    from lmx.commands.prepare import prepare
     from lmx.training import interrupt
 
     began = time.monotonic()
     _check.folder(config, workdir, cosmetic=COSMETIC)
-    folder, manifest = prepare(config, workdir, say=say)
-    resolved = resolve(config, manifest, folder)
-    session = _session.Session(resolved, workdir, manifest, say)
+    session = _session.make(config, workdir, say)
     with interrupt.watch(say) as stopping:
         made = session.open()
         _finish.write_config(config, workdir)
@@ -101,16 +102,3 @@ def _train(
         return session.checkpoint(made), signal.SIGINT
     print(_finish.closing(session, made, again))
     return session.checkpoint(made), None
-
-
-def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the config with what only the data tells: the vocabulary's size and the rows' folder."""
-    size, found = config["model"]["vocab_size"], manifest["tokenizer"]["vocab_size"]
-    if size is not None and found > size:
-        raise UserError(
-            f"the tokenizer has {found} ids, but model.vocab_size={size}; raise it, or set it to None"
-        )
-    model = {**config["model"], "vocab_size": size or found}
-    # A folder of one's own is kept by its full path; that of the run is found from the run, wherever it lies.
-    own = str(folder.absolute()) if config["data"]["folder"] else None
-    return {**config, "model": model, "data": {**config["data"], "folder": own}}

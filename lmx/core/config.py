@@ -30,22 +30,28 @@ def names() -> list[str]:
     """Return the names of the shipped configs, such as `pretrain/from_text`."""
     root = shelf()
     found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.py"))
-    return sorted(name for name in found if not name.startswith("_") and name != "base")
+    return sorted(name for name in found if not name.startswith("_") and name not in FREE)
 
 
-NULLABLE = ("optim.clip", "samples.top_k")
+NULLABLE = ("optim.clip", "samples.top_k", "start")
 """Fields that hold a number and may be None: switched off."""
 
-FREE = ("model", "optim")
-"""Sections whose fields belong to the file that they name, which checks them itself."""
+TEXT = ("text", "stdlib")
+"""Values of `data.name` by which a config is one of pretraining; any other is a source of examples."""
+
+FREE = {"base": ("model", "optim"), "finetune/base": ("model", "optim", "task", "data")}
+"""Base -> sections whose fields belong to the file that they name, which checks them itself."""
+
+OPEN = {"base": (), "finetune/base": ("model", "optim", "task", "data")}
+"""Base -> sections that may get fields which the base has not."""
 
 DURATIONS = ("total", "log", "evaluate", "save", "sample", "optim.warmup")
 """Fields that hold a duration."""
 
-PATHS = ("start", "data.path", "data.folder", "tokenizer.path")
+PATHS = ("start", "data.path", "data.folder", "tokenizer.path", "data.train", "data.validation", "data.test")
 """Fields that hold a path, in which `~` is the user's home."""
 
-TEXTS = ("data.path", "data.folder", "tokenizer.path")
+TEXTS = ("start", "data.path", "data.folder", "tokenizer.path")
 """Fields that hold a text or None, whichever of them stands in the base."""
 
 
@@ -54,7 +60,9 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
 
     Values have to be of the base's types, too.
     """
-    wanted = plain(_run(shelf() / "base.py")) if base is None else base
+    kind = base_of(config) if base is None else ""
+    wanted = plain(_run(shelf() / f"{kind}.py")) if base is None else base
+    free = FREE.get(kind, ())
     for key in config:
         if key not in wanted:
             known = sorted(wanted)
@@ -62,16 +70,23 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
             raise UserError(f"unknown config key {f'{prefix}{key}'!r}{hint}; there is: {', '.join(known)}")
     for key, value in wanted.items():
         if key not in config:
-            raise UserError(f"the config has no {prefix + key!r}; begin it with inherit('base')")
+            raise UserError(f"the config has no {prefix + key!r}; begin it with inherit({kind or 'base'!r})")
         if isinstance(value, dict):
             if not isinstance(config[key], Mapping):
                 raise UserError(
                     f"config.{prefix}{key}={config[key]!r}; expected keys: {', '.join(sorted(value))}"
                 )
-            if key not in FREE:
+            if key not in free:
                 check(config[key], f"{prefix}{key}.", value)
         else:
             _fitting(config[key], value, f"{prefix}{key}")
+
+
+def base_of(config: Any) -> str:
+    """Return the name of the shipped base that a config follows: that of pretraining, or of fine-tuning."""
+    data = config.get("data")
+    name = data["name"] if isinstance(data, (Mapping, ConfigDict)) and "name" in data else "text"
+    return "base" if name in TEXT else "finetune/base"
 
 
 def load(reference: str) -> ConfigDict:
@@ -127,12 +142,16 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
     A value that is no text has to be of that type: `{"optim.rate": 1e-3}`. Paths reach into tuples, too:
     `wrappers[0].rank`. Errors: UserError for an unknown key ("did you mean") and for a value of another type.
     """
+    spacious = OPEN[base_of(config)]
     for path, value in changes.items():
         parts = re.findall(r"[^.\[\]]+|\[\d+\]", path)
         if not parts:
             raise UserError(f"--config.{path}={value}: no key; expected --config.KEY=VALUE")
         holder: Any = config
         for depth, part in enumerate(parts):
+            if depth > 0 and parts[0] in spacious and isinstance(holder, ConfigDict) and part not in holder:
+                with holder.unlocked():
+                    holder[part] = None if depth == len(parts) - 1 else ConfigDict()
             part = _key(holder, part, path)
             if depth == len(parts) - 1:
                 _assign(config, parts, _parse(value, holder[part], path))
@@ -234,14 +253,15 @@ _DURATION = re.compile(r"\s*([0-9][0-9_.]*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
 def steps(
     duration: str | int,
     *,
-    tokens_per_step: int,
+    tokens_per_step: int | None,
     steps_per_epoch: float,
     total: int | None = None,
     field: str = "",
 ) -> int:
     """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
 
-    Rounded to the nearest step; a duration above nothing is at least one step.
+    Rounded to the nearest step; a duration above nothing is at least one step. tokens_per_step: None where
+    steps have no fixed number of tokens.
     Errors: UserError for another unit, and for a percentage where there is no total.
 
     >>> steps("2 epochs", tokens_per_step=100, steps_per_epoch=7.5)
@@ -252,7 +272,9 @@ def steps(
         amount, unit = (float(match[1]), match[2]) if match else (math.inf, "")
     except ValueError:
         amount, unit = math.inf, ""
-    per_unit = {"": 1.0, "epoch": steps_per_epoch, "token": 1 / tokens_per_step}
+    per_unit = {"": 1.0, "epoch": steps_per_epoch, "token": math.inf}
+    if tokens_per_step:
+        per_unit["token"] = 1 / tokens_per_step
     per_unit |= {"step": 1.0, "steps": 1.0, "epochs": per_unit["epoch"], "tokens": per_unit["token"]}
     if unit == "%" and total is not None:
         exact = amount / 100 * total
@@ -262,6 +284,7 @@ def steps(
         raise UserError(
             f"config.{field}={duration!r}: expected a duration such as '500 steps', '3 epochs', "
             + ("'2e9 tokens'" if total is None else "'2e9 tokens' or '6%'")
+            + ("" if tokens_per_step else "; examples of a task have no fixed number of tokens")
         )
     return max(1, round(exact)) if exact > 0 else 0
 
@@ -273,8 +296,8 @@ def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     for path in PATHS:
         *section, key = path.split(".")
-        holder = found[section[0]] if section else found
-        value = holder[key]
+        holder = found.get(section[0], {}) if section else found
+        value = holder.get(key)
         if isinstance(value, str):
             holder[key] = os.path.expanduser(value)
     return found

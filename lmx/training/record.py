@@ -28,18 +28,18 @@ class Recorder:
     """The record of one run.
 
     workdir: the run's folder. start: the step it goes on from; what was recorded after it is dropped, so that
-    no step appears twice. tokens_per_step: B x T.
+    no step appears twice. per_step: what one step reads, in units of "tokens" or "examples".
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int, tokens_per_step: int) -> None:
+    def __init__(self, workdir: Path, *, start: int, total: int, per_step: int, unit: str) -> None:
         for name in ("metrics.jsonl", "samples.jsonl"):
             log.truncate_after(workdir / name, start)
         self.workdir = workdir
         self.metrics = log.Jsonl(workdir / "metrics.jsonl")
         self.samples = log.Jsonl(workdir / "samples.jsonl")
         self.events = log.TensorBoard(workdir / "events", resumed=start or None)
-        self.progress = log.Progress(total, start, tokens_per_step)
-        self.tokens_per_step = tokens_per_step
+        self.progress = log.Progress(total, start, per_step, unit=unit)
+        self._per_step, self._unit = per_step, unit
         before = log.read_jsonl(workdir / "metrics.jsonl") if start else []
         self._began = time.monotonic() - (float(before[-1]["seconds"]) if before else 0.0)
 
@@ -49,19 +49,17 @@ class Recorder:
         Errors: UserError where the loss or the gradient is not finite.
         """
         values = jax.device_get(list(window))
-        loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["tokens"]) for v in values), 1.0)
+        loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["weight"]) for v in values), 1.0)
         norm = float(values[-1]["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(diverged(self.workdir, step, f"the loss is {loss}, the gradient norm {norm}"))
         self.progress.update(step, loss)
         record = {"loss": loss, "rate": rate, "grad_norm": norm}
-        speed = self.progress.tokens_per_second
+        speed = self.progress.per_second
         if speed is not None:
-            record["tokens_per_second"] = speed
-        tokens = step * self.tokens_per_step
-        self.metrics.write(
-            {"kind": "train", "step": step, **record, "tokens": tokens, "seconds": self.seconds()}
-        )
+            record[f"{self._unit}_per_second"] = speed
+        read = {self._unit: step * self._per_step}
+        self.metrics.write({"kind": "train", "step": step, **record, **read, "seconds": self.seconds()})
         self.events.scalars(step, {f"train/{name}": value for name, value in record.items()})
 
     def evaluation(self, step: int, split: str, figures: Mapping[str, float]) -> None:

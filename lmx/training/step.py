@@ -24,7 +24,8 @@ def build(
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
-    derives from (seed, step, "dropout"). The sums are the objective's, with `grad_norm` before clipping.
+    derives from (seed, step, "dropout"). The sums are the objective's, with `loss`, `weight`, and
+    `grad_norm` before clipping.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Sums]:
@@ -33,6 +34,7 @@ def build(
 
         def mean(leaves: Params) -> tuple[Array, Sums]:
             total, weight, sums = objective(tree.merge(leaves, fixed), batch, key)
+            sums = {**sums, "loss": total, "weight": weight}
             return total / jnp.maximum(weight, jnp.ones_like(weight)), sums
 
         gradients, sums = jax.grad(mean, has_aux=True)(chosen)

@@ -1,0 +1,99 @@
+"""What fine-tuning starts from: a model, its tokenizer, and its parameters with a head for the task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmx import tokenizer as tokenizers_
+from lmx.commands import _build, _hf, _start, _wire
+from lmx.core import tree
+from lmx.core.errors import UserError
+from lmx.core.types import Model
+
+BODY = ("embed", "block", "final")
+"""Parts of a model that no task can begin without."""
+
+
+def model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the start's `model` section with the fields that the config changes, checked; no weights are
+    read. Errors: UserError for a field that the model has not, or that would change its shapes."""
+    theirs = _start.fields(config["start"])
+    head = _build.head_table({**config, "model": theirs})
+    changed = {**theirs, **(head.model if head is not None else {}), **config["model"]}
+    found = {"name": theirs["name"], **dataclasses.asdict(_build.model_config(changed))}
+    sizes = ("vocab_size", "positions", "width", "layers", "heads", "mlp_width", "types")
+    for name in sizes:
+        if found.get(name) != theirs.get(name):
+            raise UserError(
+                f"model.{name}={found[name]}, but {config['start']} has {theirs[name]}; "
+                "its weights fit no other"
+            )
+    return found
+
+
+def tokenizer(reference: str) -> tokenizers_.Tokenizer:
+    """Return the tokenizer that lies with a checkpoint; no weights are read.
+
+    Errors: UserError where there is none.
+    """
+    folder, which = _wire.located(reference)
+    if which is not None:
+        folder = folder / "data" / "tokenizer"
+    if not tokenizers_.exists(folder):
+        raise UserError(f"{reference} has no tokenizer with it; put its files beside the weights")
+    if which is None:
+        tokenizers_.probe(folder)
+    return tokenizers_.load(folder)
+
+
+def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None]) -> Any:
+    """Return the start's parameters for the config's model: its body, and its head where that fits the task.
+
+    A head of another task or another size starts anew from the seed, and this is said.
+    Errors: UserError where the body does not fit.
+    """
+    reference, seed = config["start"], config["seed"]
+    folder, which = _wire.located(reference)
+    if which is None:
+        options = _build.options_of(config, "attach")
+        read = _hf.read(folder, task={"name": config["task"]["name"], **options}, seed=seed)
+        for note in read.notes:
+            say(f"{reference}: {note}")
+        found, same = read.checkpoint.params, True
+    else:
+        whole = _wire.checkpoint(reference)
+        found, same = whole.params, whole.config["task"]["name"] == config["task"]["name"]
+    return _fitted(reference, found, built, seed, same, say)
+
+
+def _fitted(
+    reference: str, found: Any, built: Model, seed: int, same: bool, say: Callable[[str], None]
+) -> Any:
+    wanted, held = tree.flatten(_build.shapes(built)), tree.flatten(found)
+    kept = {
+        path: leaf
+        for path, leaf in held.items()
+        if path in wanted
+        and leaf.shape == wanted[path].shape
+        and (same or path.split("/")[0] in (*BODY, "pooler"))
+    }
+    fresh = tuple(path for path in wanted if path not in kept)
+    if lines := tree.diff(
+        {path: wanted[path].shape for path in fresh if path.split("/")[0] in BODY},
+        {path: leaf.shape for path, leaf in held.items() if path in fresh and path.split("/")[0] in BODY},
+    ):
+        raise UserError(
+            f"start={reference}: not the body of the config's model (- missing, + surplus, ! shape): "
+            f"{', '.join(lines[:3])}"
+        )
+    if fresh:
+        say(f"{reference}: started anew: {', '.join(fresh)}")
+    if left := sorted({path.split("/")[0] for path in held if path not in wanted}):
+        say(f"{reference}: left out, for this task has no use for it: {', '.join(left)}")
+    whole = tree.merge(tree.unflatten(kept), _hf.started(built, fresh, seed, "float32"))
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), whole)

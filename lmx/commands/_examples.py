@@ -1,0 +1,97 @@
+"""Examples of a task, wired: source, task and tokenizer make what a model trains on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lmx import tokenizer as tokenizers_
+from lmx.commands import _build, _options
+from lmx.core import plugin
+from lmx.core.errors import UserError
+from lmx.core.examples import Encoded, Example, Records
+
+SOURCE = ("name", "columns")
+"""Fields of the data section that are not the source's own."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split, checked, and as the model reads them."""
+
+    records: Records
+    examples: list[Example]
+    encoded: Encoded
+
+
+def records(config: Mapping[str, Any], split: str, task: ModuleType, *, targets: bool = True) -> Records:
+    """Return the rows of a split of the config's data. targets: whether what is to be told must be there.
+
+    Errors: UserError for an unknown source or option, and whatever is wrong with the files.
+    """
+    data = config["data"]
+    module = plugin.find("lmx.sources", data["name"], needs=("source",))
+    needed = [one.name for one in task.FIELDS if one.required and (targets or not one.target)]
+    options = {name: value for name, value in data.items() if name not in SOURCE}
+    given = ("columns", "fields", "required")
+    return module.source(
+        split,
+        columns=data["columns"],
+        fields=[one.name for one in task.FIELDS],
+        required=needed,
+        **_options.known(module.source, options, section="data", owner=data["name"], given=given),
+    )
+
+
+def read(found: Records, task: ModuleType, options: Mapping[str, Any]) -> list[Example]:
+    """Return the rows as checked examples. Errors: UserError naming the file and the line."""
+    examples = []
+    for index in range(len(found)):
+        with _placed(found, index):
+            examples.append(task.read(found[index], **options))
+    return examples
+
+
+@contextmanager
+def _placed(found: Records, index: int) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{found.where(index)}: {error}") from error
+
+
+def encode(
+    examples: Sequence[Example],
+    task: ModuleType,
+    text: tokenizers_.Tokenizer,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Encoded:
+    """Return the examples as the model reads them."""
+    options = _build.options_of(config, "encode")
+    return task.encode(examples, text, facts=facts, length=config["batch"]["length"], **options)
+
+
+def fingerprint(config: Mapping[str, Any], parts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of what decides the features: the examples, the tokenizer, task and length."""
+    whole = {"task": config["task"], "length": config["batch"]["length"], **parts}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def saved_facts(folder: Path) -> dict[str, Any]:
+    """Return what the training split of a run told, such as the names of its labels.
+
+    Errors: UserError where the folder has none.
+    """
+    path = folder / "facts.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    return found
