@@ -96,6 +96,6 @@ class Encoded:
     was cut or left out, by name, such as `{"texts cut": 12}`; every count is reported.
     """
 
-    features: list[Feature]
-    origin: list[int]
+    features: Sequence[Feature]
+    origin: Sequence[int]
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -37,6 +37,18 @@ def encode(
             f"length={length}: expected at least {least}, for the special tokens, the stride of "
             f"{stride or 0} and one token"
         )
+    if stride and pair and cut != "longest":  # the library panics where nothing is left beside the stride
+        kept = [one[0 if cut == "second" else 1] for one in inputs]
+        backend.no_truncation()
+        longest = max(
+            len(one.ids)
+            for one in backend.encode_batch(kept, is_pretokenized=words, add_special_tokens=False)
+        )
+        if longest + least > length:
+            raise UserError(
+                f"length={length}: a text of {longest} tokens that is not cut leaves no room for the other; "
+                f"expected at least {longest + least}"
+            )
     strategy = _STRATEGIES[cut] if pair else "longest_first"
     backend.enable_truncation(length, stride=stride or 0, strategy=strategy, direction=direction)
     try:
