@@ -80,7 +80,9 @@ def get_config() -> ConfigDict:
 
     c.data = data()
     c.tokenizer = tokenizer()
-    c.batch = ConfigDict({"size": 32, "length": 128})
+    c.batch = ConfigDict(
+        {"size": 32, "length": 128, "parts": 1}
+    )  # parts: taken one after the other, to save memory
 
     c.optim = optim()
     c.total = "1 epochs"

@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     # table: files (train, validation, test; columns: field -> column). Also tfds, datasets; see docs.
     c.data = ConfigDict({"name": "table", "columns": ConfigDict()})
     # multiple: rows are filled up to one of these lengths; window: batches sorted by length together
-    c.batch = ConfigDict({"size": 32, "length": 128, "multiple": 16, "window": 32})
+    c.batch = ConfigDict({"size": 32, "length": 128, "multiple": 16, "window": 32, "parts": 1})
 
     c.optim = optim()
     c.total = "3 epochs"

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -46,16 +46,52 @@ def _model(config: bytes) -> Model:
     name = sections["model"]["name"]
     module, head = task(sections), head_table(sections)
     fields = model_config({**(head.model if head else {}), **sections["model"]})
-    options = {**(head.task if head else {}), **sections["task"]}
-    del options["name"]
-    known = list(inspect.signature(module.attach).parameters)[2:]
-    for option in options:
-        if option not in known:
+    fixed = {**(head.task if head else {}), **sections["task"]}
+    options = options_of({**sections, "task": fixed}, "attach")
+    return module.attach(plugin.find("lmx.models", name).build(fields), fields, **options)
+
+
+ROUTED = ("attach", "read", "learn", "encode", "decode", "loss")
+"""Functions of a task that take options of the config's task section."""
+
+PLAIN = ("facts", "length")
+"""Their keyword arguments that come from elsewhere."""
+
+
+def options_of(config: Mapping[str, Any], function: str) -> dict[str, Any]:
+    """Return the options in the config's task section that one of the task's functions takes.
+
+    An option of several functions goes to each of them. Errors: UserError for one that none takes, with
+    did-you-mean and all that the task has, and for a task without the function.
+    """
+    module = task(config, needs=(function,))
+    check_options(config)
+    takes = _takes(module, function)
+    return {name: value for name, value in config["task"].items() if name in takes}
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a field of the config's task section that none of the task's functions takes."""
+    module, name = task(config), config["task"]["name"]
+    known = list(dict.fromkeys(option for each in ROUTED for option in _takes(module, each)))
+    for option in config["task"]:
+        if option != "name" and option not in known:
             raise UserError(
-                f"task.{option}: {sections['task']['name']} has no such option{did_you_mean(option, known)}; "
+                f"task.{option}: {name} has no such option{did_you_mean(option, known)}; "
                 f"it has: {', '.join(known) or 'none'}"
             )
-    return module.attach(plugin.find("lmx.models", name).build(fields), fields, **options)
+
+
+def _takes(module: ModuleType, function: str) -> list[str]:
+    """Return the keyword-only arguments of a task's function that are options; [] where it has none such.
+
+    The loss of a task that makes its own objective is that objective: what it does not take would be dead.
+    """
+    found = getattr(
+        module, "objective" if function == "loss" and hasattr(module, "objective") else function, None
+    )
+    parameters = inspect.signature(found).parameters.values() if found is not None else ()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in PLAIN]
 
 
 def task(config: Mapping[str, Any], needs: tuple[str, ...] = ("attach", "HF")) -> ModuleType:
@@ -89,11 +125,17 @@ def tables(model_type: str) -> tuple[Table, dict[str, HeadTable]]:
 
 
 def objective(config: Mapping[str, Any], built: Model) -> Objective:
-    """Return the objective of a config's task: its own, or its loss of the model's outputs."""
+    """Return the objective of a config's task, its options bound: its own, or its loss of the outputs."""
     module = task(config, needs=("loss",))
     if hasattr(module, "objective"):
-        return module.objective(built)
-    return objectives.plain(built, module.loss)
+        return module.objective(built, **options_of(config, "loss"))
+    return objectives.plain(built, loss(config))
+
+
+def loss(config: Mapping[str, Any]) -> objectives.Loss:
+    """Return a task's loss, (outputs, batch) -> (sum, weight, metric sums), with the config's options."""
+    module = task(config, needs=("loss",))
+    return partial(module.loss, **options_of(config, "loss"))
 
 
 def shapes(built: Model) -> dict[str, Any]:

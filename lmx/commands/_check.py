@@ -42,7 +42,12 @@ def common(config: Mapping[str, Any]) -> None:
     last, best = config["keep"]["last"], config["keep"]["best"]
     if last < 1 or best < 0:
         raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
-    optim.check(**{name: value for name, value in config["optim"].items() if name != "warmup"})
+    parts = config["batch"]["parts"]
+    if parts < 1 or config["batch"]["size"] % parts:
+        raise UserError(
+            f"batch.parts={parts}; expected a divisor of batch.size={config['batch']['size']}, at least 1"
+        )
+    optim.check(**config["optim"])
 
 
 def durations(config: Mapping[str, Any], *, tokens_per_step: int | None) -> None:
@@ -57,6 +62,9 @@ def durations(config: Mapping[str, Any], *, tokens_per_step: int | None) -> None
         if name not in config:
             continue
         config_.steps(config[name], field=name, total=steps, **unit)
+    for name in optim.DURATIONS:
+        if config["optim"].get(name) is not None:
+            config_.steps(config["optim"][name], field=f"optim.{name}", total=steps, **unit)
     rising = config_.steps(warmup, field="optim.warmup", total=steps, **unit)
     known = "epoch" not in f"{total} {warmup}".lower()
     if known and rising > steps:

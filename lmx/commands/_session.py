@@ -76,18 +76,15 @@ class Session:
         self._durations()
         if self.every.get("sample"):
             feed.check_samples()
-        self.rate = optim.schedule(
-            config["optim"]["schedule"],
-            rate=config["optim"]["rate"],
-            warmup=self.warmup,
-            total=self.total,
-            end=config["optim"]["end"],
+        self.rate, self.optimizer = optim.make(total=self.total, **self._optim())
+        self.step = step.build(
+            model,
+            feed.objective(),
+            self.optimizer,
+            seed=config["seed"],
+            mesh=mesh,
+            parts=config["batch"]["parts"],
         )
-        options = {
-            k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")
-        }
-        self.optimizer = optim.build(config["optim"]["name"], self.rate, **options)
-        self.step = step.build(model, feed.objective(), self.optimizer, seed=config["seed"], mesh=mesh)
         self.kept = checkpoints.Checkpoints(
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]
         )
@@ -95,21 +92,28 @@ class Session:
 
     def _durations(self) -> None:
         batches, known = self.feed.batches, self.feed.unit == "tokens"
-        unit: dict[str, Any] = {
+        self._unit: dict[str, Any] = {
             "tokens_per_step": self.feed.per_step if known else None,
             "steps_per_epoch": batches.steps_per_epoch,
         }
-        self.total = config_.steps(self.config["total"], field="total", **unit)
+        self.total = config_.steps(self.config["total"], field="total", **self._unit)
         if self.total < 1:
             raise UserError(f"config.total={self.config['total']!r}; expected at least one step")
-        self.warmup = config_.steps(
-            self.config["optim"]["warmup"], field="optim.warmup", total=self.total, **unit
-        )
         self.every = {
-            name: config_.steps(self.config[name], field=name, total=self.total, **unit)
+            name: config_.steps(self.config[name], field=name, total=self.total, **self._unit)
             for name in ("log", "evaluate", "save", "sample")
             if name in self.config
         }
+
+    def _optim(self) -> dict[str, Any]:
+        """Return the config's section of the optimizer, its durations in steps."""
+        found = dict(self.config["optim"])
+        for name in optim.DURATIONS:
+            if found.get(name) is not None:
+                found[name] = config_.steps(
+                    found[name], field=f"optim.{name}", total=self.total, **self._unit
+                )
+        return found
 
     def open(self) -> int:
         """Bring the state to where the run stands and return the steps made.

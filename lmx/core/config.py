@@ -33,8 +33,8 @@ def names() -> list[str]:
     return sorted(name for name in found if not name.startswith("_") and name not in FREE)
 
 
-NULLABLE = ("optim.clip", "samples.top_k", "start")
-"""Fields that hold a number and may be None: switched off."""
+NULLABLE = ("samples.top_k", "start")
+"""Fields that may be None: switched off; those of `optim` are then as the optimizer has them by itself."""
 
 TEXT = ("text", "stdlib")
 """Values of `data.name` by which a config is one of pretraining; any other is a source of examples."""
@@ -42,10 +42,13 @@ TEXT = ("text", "stdlib")
 FREE = {"base": ("model", "optim"), "finetune/base": ("model", "optim", "task", "data")}
 """Base -> sections whose fields belong to the file that they name, which checks them itself."""
 
-OPEN = {"base": (), "finetune/base": ("model", "optim", "task", "data")}
+OPEN = {"base": ("optim",), "finetune/base": ("model", "optim", "task", "data")}
 """Base -> sections that may get fields which the base has not."""
 
-DURATIONS = ("total", "log", "evaluate", "save", "sample", "optim.warmup")
+DURATIONS = (
+    *("total", "log", "evaluate", "save", "sample"),
+    *("optim.warmup", "optim.every", "optim.cooldown", "optim.timescale"),
+)
 """Fields that hold a duration."""
 
 PATHS = ("start", "data.path", "data.folder", "tokenizer.path", "data.train", "data.validation", "data.test")
@@ -230,7 +233,7 @@ def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     kind: type = list if isinstance(present, tuple) else str if path in TEXTS else type(present)
     if value is None:
-        fits = path in (*NULLABLE, *TEXTS) or present is None
+        fits = path in (*NULLABLE, *TEXTS) or present is None or path.startswith("optim.")
     elif present is None and path not in TEXTS:
         fits = isinstance(value, (str, bool, int, float, tuple, list))
     elif kind is bool or isinstance(value, bool):

@@ -5,15 +5,27 @@ Source: Devlin et al. 2018, section 4.4 (SWAG).
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from lmx.core.errors import UserError
+from lmx.core.examples import Cut, Encoded, Encoder, Example, Field
 from lmx.core.hf_table import Entry, HeadTable
-from lmx.core.types import Array, Batch, Model, Outputs, Params, Sums, Taps
-from lmx.tasks import _heads
+from lmx.core.types import Array, Batch, Model, Outputs, Params, Sums
+from lmx.tasks import _examples, _heads, _losses
+
+FIELDS = (
+    Field("id", required=False),
+    Field("text"),
+    Field("choices"),
+    Field("label", target=True),
+)
+PER_TOKEN = ("input_ids", "token_type_ids", "attention_mask")
+OUTPUTS = ("logits",)
+METRICS: tuple[tuple[str, dict[str, Any]], ...] = (("accuracy", {}),)
+SCORE = "accuracy"
 
 AXES = ((r"head/kernel", ("width", "label")), (r"head/bias", ("label",)))
 
@@ -40,34 +52,120 @@ def attach(body: Model, config: _heads.Sized, *, dropout: float = 0.1) -> Model:
     """
     _heads.probability("dropout", dropout)
 
-    def each(
-        params: Params,
-        batch: Batch,
-        *,
-        rng: Array | None = None,
-        train: bool = False,
-        taps: Taps | None = None,
-        cache: Any = None,
-    ) -> Outputs:
-        ids = batch["input_ids"]
-        if ids.ndim != 3:
-            raise UserError(f"input_ids of shape {ids.shape}; expected (B, choices, T)")
-        rows = {k: v.reshape(-1, v.shape[-1]) for k, v in batch.items() if v.ndim == 3}
-        if "example_index" in batch:
-            first = batch["example_index"][:, None] * ids.shape[1]
-            rows["example_index"] = (first + jnp.arange(ids.shape[1])[None, :]).reshape(-1)
-        return body.apply(params, rows, rng=rng, train=train, taps=taps, cache=cache)
-
     def head(params: Params, outputs: Outputs, batch: Batch, drop: _heads.Dropout) -> Outputs:
         size, choices = batch["input_ids"].shape[:2]
         seen = _heads.pooled(outputs).reshape(size, choices, -1)
         return {"logits": _heads.dense(params, drop(seen))[..., 0]}
 
-    flat = dataclasses.replace(body, apply=each)
+    flat = _heads.side_by_side(body, "choices")
     return _heads.attach(flat, _heads.dense_shapes(config.width, 1), config.init_range, dropout, head)
 
 
-def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
-    """Cross-entropy in nats over `labels` (B,), the right choice: (its sum, the count, metric sums)."""
-    total, count = _heads.negative_log(outputs["logits"], batch["labels"])
+def read(example: Example) -> dict[str, Any]:
+    """Return an example with `text`, `choices`, a list of two or more, and, where it has one, `label`: the
+    place of the right choice, counted from 0, which may come as text.
+
+    Errors: UserError for an empty text or choice, and for a label beyond the choices.
+    """
+    choices = example.get("choices")
+    if isinstance(choices, str) or not isinstance(choices, (Sequence, np.ndarray)) or len(choices) < 2:
+        raise UserError(f"choices={_examples.shown(choices)}; expected a list of two texts or more")
+    found: dict[str, Any] = {"text": _examples.text(example, "text")}
+    named = [(f"choices[{i}]", choice) for i, choice in enumerate(choices)]
+    found["choices"] = [_examples.text({name: choice}, name) for name, choice in named]
+    if example.get("label") is not None:
+        name = example["label"] if isinstance(example["label"], bool) else _examples.label(example["label"])
+        known = [str(i) for i in range(len(choices))]
+        if name not in known:
+            raise UserError(
+                f"label={_examples.shown(example['label'])}; expected the place of the right one of "
+                f"{len(choices)} choices, 0 to {len(choices) - 1}"
+            )
+        found["label"] = name
+    return {**_examples.base(example), **found}
+
+
+def learn(examples: Sequence[Example]) -> dict[str, Any]:
+    """Return {"choices": how many each example has}.
+
+    Errors: UserError where examples have not equally many, where one has no label, and where all have the
+    same.
+    """
+    held = _examples.targets(examples, "label")
+    if len(set(held)) == 1:
+        raise UserError(f"in every example the right choice is that at {held[0]}: there is nothing to learn")
+    count = len(examples[0]["choices"])
+    _same(examples, count)
+    return {"choices": count}
+
+
+def _same(examples: Sequence[Example], count: int) -> None:
+    for index, example in enumerate(examples):
+        if len(example["choices"]) != count:
+            raise UserError(
+                f"example {index + 1} has {len(example['choices'])} choices, the training split's first has "
+                f"{count}; give all as many, or leave the others out"
+            )
+
+
+def head(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `attach` that follow from the facts: none."""
+    return {}
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: Encoder,
+    *,
+    facts: Mapping[str, Any],
+    length: int,
+    cut: Cut = "longest",
+) -> Encoded:
+    """Return one feature of each example: C rows of the text with a choice, arrays (C, T), and `labels` ().
+
+    length: the most tokens of a row. cut: whether the longer, the text or the choice gives way. Counts:
+    "texts cut", the rows that lost tokens.
+    Errors: UserError for an example with another number of choices than the training split's.
+    """
+    _same(examples, facts["choices"])
+    texts = [example["text"] for example in examples for _ in example["choices"]]
+    choices = [choice for example in examples for choice in example["choices"]]
+    rows = _examples.rows(examples, texts, choices, tokenizer, length=length, cut=cut)
+    count = facts["choices"]
+    features = [
+        _examples.side_by_side(rows[i * count : (i + 1) * count], tokenizer.filler)
+        for i in range(len(examples))
+    ]
+    if _examples.has(examples, "label"):
+        for feature, example in zip(features, examples, strict=True):
+            feature["labels"] = np.array(int(example["label"]), np.int32)
+    return _examples.encoded(features, rows)
+
+
+def decode(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return {"label": place, "scores": {place: probability}} of each example; places are texts, from "0"."""
+    places = [str(i) for i in range(facts["choices"])]
+    scored = [_examples.probabilities(logits, places) for logits in outputs["logits"]]
+    return [{"label": _examples.best(scores), "scores": scores} for scores in scored]
+
+
+def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return {"label": place} of each example. Errors: UserError for an example without."""
+    return [{"label": place} for place in _examples.targets(examples, "label")]
+
+
+def loss(
+    outputs: Outputs, batch: Batch, *, loss: _losses.Given = "cross_entropy"
+) -> tuple[Array, Array, Sums]:
+    """Return (sum over `labels` (B,), the right choices, their count, metric sums); -100 counts nothing.
+
+    loss: "cross_entropy" (with smoothing), "focal" (with gamma), or a function by its dotted path.
+    """
+    total, count = _losses.find(loss, _losses.CLASSES)(outputs["logits"], batch["labels"])
     return total, count, {"loss": total, "labels": count}

@@ -22,12 +22,14 @@ Gradients = Callable[[Params, Batch], tuple[Params, Array, Sums]]
 def gradients(objective: Objective, fixed: Params, rng: Array | None) -> Gradients:
     """Return the gradients of an objective's loss sum, not divided by its weight.
 
+    The sums are the objective's, with `loss` and `weight`.
+
     fixed: the leaves that are not trained. rng: dropout's key of the step.
     """
 
     def total(leaves: Params, batch: Batch) -> tuple[Array, tuple[Array, Sums]]:
         loss, weight, sums = objective(tree.merge(leaves, fixed), batch, rng)
-        return loss, (weight, sums)
+        return loss, (weight, {**sums, "loss": loss, "weight": weight})
 
     def of(leaves: Params, batch: Batch) -> tuple[Params, Array, Sums]:
         found, (weight, sums) = jax.grad(total, has_aux=True)(leaves, batch)

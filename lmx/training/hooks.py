@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from lmx.core.types import Sums
 from lmx.training.state import State
 
-Action = Callable[[int, State, list[Sums]], None]
-"""(steps made, state, sums) -> None; the state may be read, not kept. The sums are those of the last step,
-or, where the hook gathers, of each step since its last call."""
+Action = Callable[[int, State, list[Sums]], State | None]
+"""(steps made, state, sums) -> a state to go on with, or None for this one, which may be read, not kept. The
+sums are those of the last step, or, where the hook gathers, of each step since its last call."""
 
 
 @dataclass

@@ -41,7 +41,7 @@ def run(
         for hook, seen in zip(hooks, pending, strict=True):
             seen[len(seen) if hook.gather else 0 :] = [sums]
             if hook.due(made, ends):
-                hook.action(made, state, seen.copy())
+                state = hook.action(made, state, seen.copy()) or state
                 seen.clear()
         if ends:
             break

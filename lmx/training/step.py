@@ -11,33 +11,37 @@ from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
 from lmx.core import rng, tree
-from lmx.core.types import Array, Batch, Model, Objective, Params, Sums
+from lmx.core.types import Batch, Model, Objective, Sums
+from lmx.training import accumulate
 from lmx.training.state import State
 
 Step = Callable[[State, Batch], tuple[State, Sums]]
 
 
 def build(
-    model: Model, objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh,
+    parts: int = 1,
 ) -> Step:
     """Return (state, batch) -> (new state, sums); the old state's buffers are given up (donated).
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
-    derives from (seed, step, "dropout"). The sums are the objective's, with `loss`, `weight`, and
-    `grad_norm` before clipping.
+    derives from (seed, step, "dropout"). parts: the batch is taken in so many parts, one after the other, in
+    the memory of one. The sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Sums]:
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, model.trainable(state.params))
-
-        def mean(leaves: Params) -> tuple[Array, Sums]:
-            total, weight, sums = objective(tree.merge(leaves, fixed), batch, key)
-            sums = {**sums, "loss": total, "weight": weight}
-            return total / jnp.maximum(weight, jnp.ones_like(weight)), sums
-
-        gradients, sums = jax.grad(mean, has_aux=True)(chosen)
+        of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
+        summed, weight, sums = of(chosen, batch)
+        share = 1 / jnp.maximum(weight, jnp.ones_like(weight))
+        gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, chosen)
         params = tree.merge(optax.apply_updates(chosen, updates), fixed)
         return State(state.step + 1, params, optimizer_state), {
