@@ -90,7 +90,10 @@ def get_config() -> ConfigDict:
     c.evaluate = "10%"
     c.save = "10%"
     c.sample = "50%"
-    c.keep = ConfigDict({"last": 2, "best": 1})
+    # restore: what is given away at the end is the best checkpoint instead of the last
+    c.keep = ConfigDict({"last": 2, "best": 1, "restore": False})
+    c.stop = ConfigDict({"patience": 0, "least": 0.0})  # evaluations without a better score; 0: never
+    c.plateau = ConfigDict({"factor": 1.0, "patience": 2, "least": 0.0, "floor": 0.0, "rest": 0})  # 1.0: off
     c.samples = ConfigDict({"prompts": ("",), "tokens": 64, "temperature": 0.8, "top_k": 40})
     c.mesh = ConfigDict({"data": -1})  # devices that share a batch; -1: all
     c.export = True  # write WORKDIR/export, a Hugging Face folder, at the end

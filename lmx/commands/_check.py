@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx import optim
-from lmx.commands import _build, _start, _wire, prepare
+from lmx.commands import _build, _start, _watch, _wire, prepare
 from lmx.core import config as config_
 from lmx.core import mesh
 from lmx.core.errors import UserError
@@ -42,6 +42,7 @@ def common(config: Mapping[str, Any]) -> None:
     last, best = config["keep"]["last"], config["keep"]["best"]
     if last < 1 or best < 0:
         raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
+    _watch.Watch(config, better=1)
     parts = config["batch"]["parts"]
     if parts < 1 or config["batch"]["size"] % parts:
         raise UserError(

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from lmx import optim
 from lmx.commands import _bodies, _build, _packed, _start, _supervised
 from lmx.commands._feed import Feed
+from lmx.commands._watch import Watch
 from lmx.commands.prepare import prepare
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
@@ -89,6 +90,7 @@ class Session:
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]
         )
         self.validation: dict[int, dict[str, float]] = {}
+        self.watch = Watch(config, better=feed.better)
 
     def _durations(self) -> None:
         batches, known = self.feed.batches, self.feed.unit == "tokens"
@@ -134,6 +136,7 @@ class Session:
                     "name another workdir"
                 )
             made = int(known["step"])
+            self.watch.resume(known["watch"])
             self.state = state.State(jnp.int32(made), params, optimizer)
         else:
             given = None if self.config["start"] == "scratch" else self._start()
@@ -164,7 +167,7 @@ class Session:
                     total=self.total,
                     mesh=self.mesh,
                     hooks=hooks,
-                    stopping=stopping,
+                    stopping=lambda: stopping() or self.watch.stop,
                 )
         finally:
             self.record.close()
@@ -172,22 +175,38 @@ class Session:
         return made
 
     def _log(self, made: int, now: state.State, window: list[Sums]) -> None:
-        self.record.train(made, window, float(self.rate(jnp.int32(made - 1))))
+        rate = float(self.rate(jnp.int32(made - 1))) * float(now.optimizer.scale)
+        self.record.train(made, window, rate)
 
-    def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> None:
+    def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
+        if made in self.validation:
+            return None
         with self.record.progress.paused("evaluating"):
-            figures = self.feed.figures(now.params)
+            figures = self.feed.figures(self._shown(now))
         self.validation[made] = figures
         self.record.evaluation(made, "validation", figures)
+        before = self.watch.scale
+        self.watch.update(figures[self.feed.score])
+        if self.watch.scale == before:
+            return None
+        return now._replace(optimizer=optim.rescaled(now.optimizer, self.watch.scale))
 
-    def _save(self, made: int, now: state.State, window: list[Sums]) -> None:
+    def _shown(self, now: state.State) -> Any:
+        """Return the parameters that are evaluated and given away: the average, where there is one."""
+        if now.optimizer.average is None:
+            return now.params
+        return optim.averaged(now.optimizer, now.params)
+
+    def _save(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
         norm = float(window[-1]["grad_norm"])
         if not (math.isfinite(norm) and state.finite(now.params)):
             what = f"the gradient norm is {norm}, or parameters are not finite"
             raise UserError(diverged(self.workdir, made, what))
         planned = made == self.total or made % max(1, self.every["save"]) == 0
-        if planned and made not in self.validation:  # a checkpoint without a figure could not be the best
-            self._evaluate(made, now, window)
+        changed = None
+        if planned:  # a checkpoint without a figure could not be the best
+            changed = self._evaluate(made, now, window)
+        now = changed or now
         figures = self.validation.get(made, {})
         self.kept.save(
             made,
@@ -196,10 +215,17 @@ class Session:
             facts={
                 "config": self.config,
                 "figures": figures,
-                "rank": -self.feed.better * figures[self.feed.score] if figures else None,
+                "rank": self._rank(figures),
                 "data": self.feed.fingerprint,
+                "watch": self.watch.state(),
             },
         )
+        return changed
+
+    def _rank(self, figures: Mapping[str, float]) -> float | None:
+        """Return what checkpoints are ordered by, the lower the better; None without a score."""
+        score = figures.get(self.feed.score, math.nan)
+        return None if math.isnan(score) else -self.feed.better * score
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self.record.progress.paused("sampling"):
@@ -225,10 +251,11 @@ class Session:
         return {"step": step, "loss": figures["loss"], self.feed.score: figures[self.feed.score]}
 
     def checkpoint(self, made: int) -> Checkpoint:
-        """Return the state's parameters as a checkpoint."""
-        return Checkpoint(
-            self.state.params,
-            self.config,
-            folder=str(self.feed.tokenizer),
-            step=made,
-        )
+        """Return what the run gives away: its last parameters, or, with `keep.restore`, its best."""
+        best = self.kept.best() if self.config["keep"]["restore"] else None
+        if best is not None and best != made:
+            wanted = state.abstract(self.model, self.optimizer, mesh=self.mesh)
+            params, optimizer, _ = self.kept.restore(best, wanted.params, wanted.optimizer)
+            shown = self._shown(state.State(jnp.int32(best), params, optimizer))
+            return Checkpoint(shown, self.config, folder=str(self.feed.tokenizer), step=best)
+        return Checkpoint(self._shown(self.state), self.config, folder=str(self.feed.tokenizer), step=made)

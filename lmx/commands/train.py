@@ -84,7 +84,7 @@ def _train(
     with interrupt.watch(say) as stopping:
         made = session.open()
         _finish.write_config(config, workdir)
-        if made >= session.total:
+        if made >= session.total or session.watch.stop:
             say(f"{workdir}: done already, {made} steps; nothing to train")
             if not (workdir / "run.json").exists():
                 _finish.write_facts(session, made, began)
@@ -92,7 +92,7 @@ def _train(
             say(_finish.opening(session, made))
             made = session.run(made, stopping)
             _finish.write_facts(session, made, began)
-    if made < session.total:
+    if made < session.total and not session.watch.stop:
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
         return session.checkpoint(made), stopping.signal
     try:

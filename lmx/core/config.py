@@ -225,6 +225,11 @@ def _parse(given: Any, present: Any, path: str) -> Any:
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a tuple"}
 
 
+def _switched(path: str) -> bool:
+    """Tell whether a field is an option of the optimizer or schedule; None leaves one as it is by itself."""
+    return path.startswith("optim.") and path not in ("optim.name", "optim.rate", "optim.schedule")
+
+
 def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     """Return a value that may stand where `present` stands. Errors: UserError for another type.
 
@@ -233,7 +238,7 @@ def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     kind: type = list if isinstance(present, tuple) else str if path in TEXTS else type(present)
     if value is None:
-        fits = path in (*NULLABLE, *TEXTS) or present is None or path.startswith("optim.")
+        fits = path in (*NULLABLE, *TEXTS) or present is None or _switched(path)
     elif present is None and path not in TEXTS:
         fits = isinstance(value, (str, bool, int, float, tuple, list))
     elif kind is bool or isinstance(value, bool):

@@ -39,16 +39,7 @@ def metric(
         raise UserError(f"f1 got labels={labels!r}; expected a list of one or more names of classes")
 
     def sums(predictions: _fields.Examples, references: _fields.Examples) -> Totals:
-        if _fields.has_many(references):
-            if positive is not None:
-                raise UserError(
-                    f"f1 got positive={positive!r}, but examples have several labels; "
-                    f"give labels=[{positive!r}] instead"
-                )
-            pairs = _fields.label_sets(predictions, references)
-        else:
-            single = _fields.label_pairs(predictions, references)
-            pairs = [(frozenset((one,)), frozenset((two,))) for one, two in single]
+        pairs = _pairs(predictions, references, positive)
         return {
             "right": Counter(label for one, two in pairs for label in one & two),
             "predicted": Counter(label for one, _ in pairs for label in one),
@@ -77,3 +68,18 @@ def metric(
         return figures
 
     return Metric(sums=sums, finish=finish)
+
+
+def _pairs(
+    predictions: _fields.Examples, references: _fields.Examples, positive: _fields.Label | None
+) -> list[tuple[frozenset[_fields.Label], frozenset[_fields.Label]]]:
+    """Return (labels predicted, labels there) of each example."""
+    if not _fields.has_many(references):
+        single = _fields.label_pairs(predictions, references)
+        return [(frozenset((one,)), frozenset((two,))) for one, two in single]
+    if positive is not None:
+        raise UserError(
+            f"f1 got positive={positive!r}, but examples have several labels; "
+            f"give labels=[{positive!r}] instead"
+        )
+    return _fields.label_sets(predictions, references)

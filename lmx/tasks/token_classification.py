@@ -17,7 +17,7 @@ from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Outputs, Params, Sums
 from lmx.tasks import _examples, _heads, _tags, _tokens
 
-FIELDS = (Field("words"), Field("tags", target=True))
+FIELDS = (Field("id", required=False), Field("words"), Field("tags", target=True))
 PER_TOKEN = ("input_ids", "token_type_ids", "labels", "word_index")
 OUTPUTS = ("logits",)
 METRICS: tuple[tuple[str, dict[str, Any]], ...] = (("entity_f1", {}),)

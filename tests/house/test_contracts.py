@@ -89,6 +89,8 @@ PLANTED = {
     "door-apache-beam": ("lmx/sources/__init__.py", "import apache_beam"),
     "door-sklearn": ("lmx/training/__init__.py", "import sklearn.metrics"),
     "door-sacrebleu": ("lmx/generation/__init__.py", "import sacrebleu"),
+    "door-pyarrow": ("lmx/tasks/__init__.py", "import pyarrow"),
+    "door-seqeval": ("lmx/generation/__init__.py", "import seqeval"),
     "door-rouge-score": ("lmx/generation/__init__.py", "from rouge_score import rouge_scorer"),
 }
 
