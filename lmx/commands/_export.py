@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def write(
         raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
     if dtype is not None:
         named_type(dtype)
+    found = _bare(found, heads)
     came = found.config.get("hf", {})
     whole = _hf.sections(found.config)
     fields = {name: value for name, value in whole["model"].items() if name != "name"}
@@ -80,6 +82,16 @@ def write(
                 "probe": _hf.probed(found, _as_stored(params, layout, types, kind)),
             }
             certificate.write(work, content)
+
+
+def _bare(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
+    """Return the checkpoint as its folder is read: a task that adds nothing to the body leaves no trace."""
+    name = found.config["task"]["name"]
+    if not heads[name].bare:
+        return found
+    model = _hf.sections(found.config)["model"]  # with what the task fixes, such as no pooler
+    task = {"name": next(other for other, head in heads.items() if head.bare)}
+    return dataclasses.replace(found, config={**found.config, "model": model, "task": task})
 
 
 def _as_stored(params: Any, layout: Layout, types: Mapping[str, str], kind: str) -> Any:

@@ -277,7 +277,12 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {option.name: option.default for option in options}
     return {
         "model": {"name": config["model"]["name"], **dataclasses.asdict(fields)},
-        "task": {**defaults, **(head.task if head else {}), **config["task"]},
+        "task": {
+            "name": config["task"]["name"],
+            **defaults,
+            **(head.task if head else {}),
+            **_build.options_of(config, "attach"),
+        },
     }
 
 

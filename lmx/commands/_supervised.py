@@ -72,10 +72,20 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
     resolved = {
         **config,
         "model": model,
-        "task": {**config["task"], **task.head(facts)},
+        "task": {**config["task"], **_head(config, task.head(facts))},
         "data": {**config["data"], "folder": None},
     }
     return Prepared(task, text, folder, splits, facts, _examples.fingerprint(config, parts), resolved)
+
+
+def _head(config: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options that follow from the data. Errors: UserError where the config says otherwise."""
+    for name, value in found.items():
+        if config["task"].get(name, value) != value:
+            raise UserError(
+                f"task.{name}={config['task'][name]!r}, but the training split has {value!r}; leave it out"
+            )
+    return found
 
 
 def keep(prepared: Prepared) -> None:

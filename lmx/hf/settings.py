@@ -48,8 +48,8 @@ def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Pa
             f"{folder / CONFIG}: architectures={quoted(named)}; lmx reads: {', '.join(sorted(known))}"
         )
     fitting = {name: head for name, head in heads.items() if head.architecture == named[0]}
-    if len(fitting) == 1:
-        return next(iter(fitting))
+    if len(fitting) == 1 or all(head.bare for head in fitting.values()):
+        return next(iter(fitting))  # what reads a body's outputs leaves no trace in a class without a head
     problem = config.get("problem_type")
     if problem is None:
         problem = _REGRESSION if repr(_count(config)) == "1" else "single_label_classification"
