@@ -23,7 +23,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     task: str | Mapping[str, Any] | None = None,
-    dtype: str = "float32",
+    dtype: Any = "float32",
     allow_nonfinite: bool = False,
     seed: int = 0,
     sharding: Any = None,
@@ -33,7 +33,8 @@ def load(
 
     The rest is for Hugging Face models. task: another task than the class that config.json names, with its
     options, such as `{"name": "sequence_classification", "labels": 3}`; a head that the files have not starts
-    anew from `seed`, and is named. dtype: the parameters' type. allow_nonfinite: read NaN and infinite
+    anew from `seed`, and is named. dtype: the parameters' type, by name or as numpy and jax have it.
+    allow_nonfinite: read NaN and infinite
     weights. sharding: where the parameters shall lie, a jax sharding for all, or a function of (path, shape)
     that returns one; each tensor goes straight there.
     Errors: UserError where there is none, or where it is damaged; missing, surplus and mis-shaped tensors in
@@ -41,7 +42,12 @@ def load(
     """
     _expect("path", path, "a path", isinstance(path, (str, os.PathLike)))
     _expect("task", task, "a name, or a dict with one", task is None or isinstance(task, (str, Mapping)))
-    _expect("dtype", dtype, "a name such as 'bfloat16'", isinstance(dtype, str))
+    if not isinstance(dtype, str):
+        try:
+            dtype = np.dtype(dtype).name
+        except TypeError:
+            _expect("dtype", dtype, "a name such as 'bfloat16'", False)
+    _expect("allow_nonfinite", allow_nonfinite, "True or False", isinstance(allow_nonfinite, bool))
     _expect_seed(seed)
     options: dict[str, Any] = {}
     if task is not None:

@@ -220,9 +220,7 @@ def test_an_import_for_another_task(gpt2: Path, tmp_path: Path, capsys: pytest.C
     words = ["import-hf", "--source", str(gpt2), "--task", "sequence_classification", "--output"]
     for name, seed in (("a", "0"), ("c", "1")):
         assert main([*words, str(tmp_path / name), "--seed", seed]) == 0
-        assert capsys.readouterr().err == (
-            f"{gpt2}: started anew, for the folder has them not: head/kernel\n"
-        )
+        assert capsys.readouterr().err == f"{gpt2}: started anew with labels=2: head/kernel\n"
     found = {name: certificate(tmp_path / name) for name in "ac"}
     assert found["a"]["audit"]["started_anew"] == ["head/kernel"]
     leaves = {name: one["target"]["leaves"] for name, one in found.items()}

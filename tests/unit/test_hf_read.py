@@ -169,7 +169,7 @@ def test_a_new_head_on_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[
     task = {"name": "sequence_classification", "labels": 3}
     found = tree.flatten(lmx.load(folder, task=task).params)
     new = "pooler/kernel, pooler/bias, head/kernel, head/bias"
-    assert capsys.readouterr().err == f"{folder}: started anew, for the folder has them not: {new}\n"
+    assert capsys.readouterr().err == f"{folder}: started anew with labels=3: {new}\n"
     assert {path: found[path].shape for path in new.split(", ")} == {
         "pooler/kernel": (8, 8), "pooler/bias": (8,), "head/kernel": (8, 3), "head/bias": (3,)
     }  # fmt: skip
