@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,12 +145,15 @@ def save_hf(
     *,
     dtype: str | None = None,
     shard_size: float = 5.0,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder that transformers opens, with its certificate.
 
-    dtype: the type to store; None for that of the folder it was read from, else float32. shard_size: GB at
-    which the weights are cut into several files.
-    Errors: UserError where the folder exists already or cannot be written.
+    dtype: the type to store; None for that of the folder it was read from, else float32. shard_size: GB, of
+    10^9 bytes, at which the weights are cut into several files. allow_nonfinite: write NaN and infinite
+    weights.
+    Errors: UserError where the folder exists already or cannot be written, and, before anything is, where the
+    parameters are not those of the config's model, leaf by leaf in one line.
     """
     _expect_checkpoint(checkpoint)
     try:
@@ -157,8 +161,14 @@ def save_hf(
     except UserError as error:
         raise UserError(f"folder={error}") from error
     _expect("dtype", dtype, "a name such as 'bfloat16', or None", dtype is None or isinstance(dtype, str))
-    _expect("shard_size", shard_size, "GB above 0", _number(shard_size) and 0 < shard_size < 10**9)
-    _export.write(checkpoint, target, dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))
+    fits = _number(shard_size) and 1e-9 <= shard_size <= 1e9
+    shards = "GB above 0, from 1e-9 (a file for each tensor) to 1e9, a GB being 10^9 bytes"
+    _expect("shard_size", shard_size, shards, fits)
+    _expect("allow_nonfinite", allow_nonfinite, "True or False", isinstance(allow_nonfinite, bool))
+    build(checkpoint.config)
+    checkpoint = dataclasses.replace(checkpoint, config=config_.plain(checkpoint.config))
+    size = max(1, int(shard_size * 1e9))
+    _export.write(checkpoint, target, dtype=dtype, shard_bytes=size, allow_nonfinite=allow_nonfinite)
 
 
 def _expect(name: str, value: Any, expected: str, fits: bool) -> None:

@@ -25,7 +25,7 @@ from lmx.hf._open import open_folder
 from lmx.hf._safetensors import quoted
 from lmx.hf.convert import Layout, Plan
 from lmx.hf.stored import Stored
-from lmx.hf.types import FLOATS, named_type
+from lmx.hf.types import named_type, narrower
 
 Sharding: TypeAlias = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
@@ -67,10 +67,7 @@ def read(
     Errors: UserError, one line, naming the file and the fault; nothing large is allocated before the config
     and the headers agree.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}; expected 0 to 4294967295")
-    if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
-        raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
+    _check(seed, dtype)
     stored_config = settings.read(path)
     table, heads = _build.tables(_model_type(path, stored_config))
     place = _placing(sharding)
@@ -87,10 +84,16 @@ def read(
             config = _config(path, stored_config, stored, table, heads[name], chosen, notes)
         with _blamed(path / settings.CONFIG, table, heads[name]) if task is None else nullcontext():
             built = _build.model(config)
-        shapes = {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()}
         lies = layout(config, table, heads)
         try:
-            plan = convert.plan(stored.specs, shapes, lies, may_start=task is not None, another=name != own)
+            plan = convert.plan(
+                stored.specs,
+                {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()},
+                lies,
+                may_start=task is not None,
+                another=name != own,
+                assumed=settings.assumed(stored_config, table, config["model"]),
+            )
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         params = transfer.read(
@@ -109,6 +112,13 @@ def read(
     params = tree.merge(params, fresh)
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
     return Import(found, plan, ignored, tuple(notes))
+
+
+def _check(seed: int, dtype: str) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}; expected 0 to 4294967295")
+    if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
+        raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer | None:
@@ -293,17 +303,13 @@ def _notes(
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         found.append(f"not read ({printable(why)}): {', '.join(names[:3])}{more}")
     kinds = {stored.specs[name].dtype for name in plan.names.values()}
-    wide = sorted(kind for kind in kinds if _wider(kind, dtype))
+    wide = sorted(kind for kind in kinds if narrower(kind, dtype))
     if wide:
         found.append(f"{' and '.join(wide)} weights were read as {dtype}, and lose what that cannot hold")
     foreign = [*(printable(name) for name in ignored), *sorted(printable(f.name) for f in path.glob("*.py"))]
     if foreign:
         found.append(f"ignored, for lmx runs no foreign code: {', '.join(foreign)}")
     return found
-
-
-def _wider(kind: str, dtype: str) -> bool:
-    return kind in FLOATS and named_type(kind).itemsize > named_type(dtype).itemsize
 
 
 def source(path: Path, digests: Mapping[str, str]) -> dict[str, Any]:
