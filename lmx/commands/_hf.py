@@ -19,7 +19,7 @@ from lmx.commands import _build
 from lmx.core import plugin, rng, tree
 from lmx.core.errors import UserError, printable
 from lmx.core.hf_table import HeadTable, Table
-from lmx.core.types import Checkpoint
+from lmx.core.types import Checkpoint, Model
 from lmx.hf import certificate, convert, probe, settings, transfer
 from lmx.hf._open import open_folder
 from lmx.hf._safetensors import quoted
@@ -78,24 +78,17 @@ def read(
     with open_folder(path) as stored:
         notes: list[str] = []
         ignored = settings.kept(stored_config, table)[1]
-        with _blamed(path / settings.CONFIG, table, heads[name]):
-            chosen = {} if name != own else settings.task_options(stored_config, heads[name])
-            chosen = {**chosen, **(task or {}), "name": name}
-            config = _config(path, stored_config, stored, table, heads[name], chosen, notes)
-        with _blamed(path / settings.CONFIG, table, heads[name]) if task is None else nullcontext():
-            built = _build.model(config)
-        lies = layout(config, table, heads)
-        try:
-            plan = convert.plan(
-                stored.specs,
-                {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()},
-                lies,
-                may_start=task is not None,
-                another=name != own,
-                assumed=settings.assumed(stored_config, table, config["model"]),
-            )
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+        config, built, lies, plan = _planned(
+            path,
+            stored,
+            stored_config,
+            table,
+            heads,
+            own,
+            {**(task or {}), "name": name},
+            notes,
+            task is None,
+        )
         params = transfer.read(
             stored,
             plan,
@@ -112,6 +105,43 @@ def read(
     params = tree.merge(params, fresh)
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
     return Import(found, plan, ignored, tuple(notes))
+
+
+def _planned(
+    path: Path,
+    stored: Stored,
+    stored_config: Mapping[str, Any],
+    table: Table,
+    heads: Mapping[str, HeadTable],
+    own: str | None,
+    task: Mapping[str, Any],
+    notes: list[str],
+    as_stored: bool,
+) -> tuple[dict[str, Any], Model, Layout, Plan]:
+    """Return (the checkpoint's config, its model, how it lies in the file, what to read of it).
+
+    own: the folder's task. task: that to read it for, with the options asked for. as_stored: nobody asked for
+    a task, so that nothing may be missing, and faults of options are the file's.
+    """
+    name = task["name"]
+    with _blamed(path / settings.CONFIG, table, heads[name]):
+        chosen = {} if name != own else settings.task_options(stored_config, heads[name])
+        config = _config(path, stored_config, stored, table, heads[name], {**chosen, **task}, notes)
+    with _blamed(path / settings.CONFIG, table, heads[name]) if as_stored else nullcontext():
+        built = _build.model(config)
+    lies = layout(config, table, heads)
+    try:
+        plan = convert.plan(
+            stored.specs,
+            {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()},
+            lies,
+            may_start=not as_stored,
+            another=name != own,
+            assumed=settings.assumed(stored_config, table, config["model"]),
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config, built, lies, plan
 
 
 def _check(seed: int, dtype: str) -> None:

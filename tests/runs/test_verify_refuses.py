@@ -333,8 +333,11 @@ def test_places(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     told = complaint(capsys, [*words, "."])
     assert told.startswith("argument --output: '.': exists already; expected the name of a new folder")
     assert digests(whole) == before
-    for gone in (tmp_path / "gone", whole / "source" / "config.json"):
-        told = f"{gone}: no such folder; expected a Hugging Face folder or hf://ORG/NAME@REVISION"
+    for gone, why in (
+        (tmp_path / "gone", "no such folder"),
+        (whole / "source" / "config.json", "is a file"),
+    ):
+        told = f"{gone}: {why}; expected a Hugging Face folder or hf://ORG/NAME@REVISION"
         assert complaint(capsys, [*again, str(gone)]) == told
     assert list(tmp_path.iterdir()) == []
 
