@@ -19,7 +19,8 @@ from lmx.core.errors import UserError, printable
 from lmx.core.types import Checkpoint
 from lmx.hf import certificate, folder, hub, oracle, probe, transfer
 from lmx.hf._open import open_folder
-from lmx.runs.checkpoints import Checkpoints
+from lmx.hf.leaves import nonfinite
+from lmx.runs.checkpoints import Checkpoints, WriteError
 
 Say = Callable[[str], None]
 
@@ -34,9 +35,11 @@ def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Check
     ignored is said and certified. Errors: UserError, one line.
     """
     source = hub.fetch(reference) if hub.is_reference(reference) else Path(reference)
-    if not source.is_dir():
+    if not reference.strip() or not source.is_dir():
+        told = "is a file" if source.is_file() else "no such folder"
         raise UserError(
-            f"{reference}: no such folder; expected a Hugging Face folder or hf://ORG/NAME@REVISION"
+            f"{reference or repr(reference)}: {told}; expected a Hugging Face folder or "
+            f"hf://ORG/NAME@REVISION{hub.suggestion(reference)}"
         )
     if (source / "checkpoints").is_dir():
         raise UserError(f"{reference} is a run of lmx already; expected a Hugging Face folder")
@@ -60,13 +63,17 @@ def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Check
             text.check_vocabulary(checkpoint.config["model"]["vocab_size"], str(source))
             text.save(work / "data" / "tokenizer")
         config = {**checkpoint.config, "data": {"folder": "", "boundary": True}}
-        with closing(Checkpoints(work / "checkpoints")) as kept:
-            kept.save(0, checkpoint.params, facts={"config": config, "rank": None, "data": ""})
+        try:
+            with closing(Checkpoints(work / "checkpoints")) as kept:
+                kept.save(0, checkpoint.params, facts={"config": config, "rank": None, "data": ""})
+        except WriteError as error:
+            raise UserError(f"{target}: cannot be written ({error.reason})") from error
         leaves = tree.flatten(checkpoint.params)
         certificate.write(
             work,
             {
                 "kind": "import",
+                "nonfinite": nonfinite(leaves, allow=True) if options.get("allow_nonfinite") else [],
                 "source": {"reference": _named(reference), **_hf.source(source, digests)},
                 "target": {"files": certificate.files(work), "leaves": transfer.leaf_digests(leaves)},
                 "audit": certificate.audit(found.plan, found.ignored),
@@ -95,9 +102,12 @@ def verify(path: Path, *, say: Say) -> None:
     target = known["target"]
     lines = certificate.compare("file", target["files"], certificate.files(path))
     _refuse(path, lines)
-    say(f"files: {len(target['files'])} unchanged, by SHA-256")
-    # What is certified may hold NaN: whoever made it allowed that.
-    found = _wire.checkpoint(str(path), **({"allow_nonfinite": True} if known["kind"] == "export" else {}))
+    left = f"; {certificate.HISTORY} not looked at" if certificate.has_history(path) else ""
+    say(f"files: {len(target['files'])} unchanged, by SHA-256{left}")
+    allowed = known.get("nonfinite", [])  # by whoever made it
+    found = _wire.checkpoint(
+        str(path), **({"allow_nonfinite": True} if allowed and known["kind"] == "export" else {})
+    )
     leaves = tree.flatten(found.params)
     if known["kind"] == "export":
         with open_folder(path) as stored:
@@ -115,21 +125,31 @@ def verify(path: Path, *, say: Say) -> None:
         lines.append("! the tokenizer differs")
     _refuse(path, lines)
     say(f"tensors: {len(target.get('tensors', target.get('leaves')))} unchanged; {count:,} parameters")
+    if allowed:
+        say(f"weights: NaN or infinite values, as certified, in {', '.join(map(printable, allowed[:8]))}")
     outputs = probe.run(_build.model(found.config), found.params, _hf.probe_batch(found.config))
     gaps = probe.differences(known["probe"], probe.summary(outputs))
+    known_gaps = {name: gap for name, gap in gaps.items() if gap is not None}
     _refuse(
-        path, [f"! output {name} differs by {gap:.1e}" for name, gap in gaps.items() if not gap <= TOLERANCE]
+        path,
+        [f"! output {name} differs by {gap:.1e}" for name, gap in known_gaps.items() if not gap <= TOLERANCE],
     )
-    say(
-        "outputs: "
-        + ", ".join(f"{name} {'equal' if not gap else f'{gap:.1e}'}" for name, gap in gaps.items())
-    )
+    say(f"outputs: {', '.join(f'{name} {_told(gap)}' for name, gap in gaps.items())}")
     _against_torch(path, found, outputs, say)
+
+
+def _told(gap: float | None) -> str:
+    """Return what to say of an output of which the summaries differ by so much."""
+    if gap is None:
+        return "not compared, for it holds NaN or infinite values, as certified"
+    return f"{gap:.1e}" if gap else "equal"
 
 
 def _refuse(path: Path, lines: list[str]) -> None:
     if lines:
         more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+        if any(line.startswith("+ file") for line in lines):
+            more += "; move what is not part of it (+) out of the folder"
         told = f"{'; '.join(lines[:8])}{more}"
         raise UserError(f"{path} is not what its certificate says (- missing, + surplus, ! other): {told}")
 
@@ -149,8 +169,8 @@ def _against_torch(path: Path, found: Checkpoint, outputs: dict[str, np.ndarray]
         exported = path
         if (path / "checkpoints").is_dir():
             exported = Path(work) / "exported"
-            _export.write(found, exported, dtype="float32", certify=False)
-        theirs = oracle.judge(exported, head.architecture, batch)
+            _export.write(found, exported, dtype="float32", certify=False, allow_nonfinite=True)
+        theirs = oracle.judge(exported, head.architecture, batch, said=str(path))
     lines = [] if outputs.keys() & theirs.keys() else ["- torch gave no output that can be compared"]
     ours = {}
     for name in sorted(outputs.keys() & theirs.keys()):

@@ -16,7 +16,7 @@ from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.hf_table import HeadTable
 from lmx.core.types import Checkpoint
-from lmx.hf import certificate, folder, settings, transfer
+from lmx.hf import certificate, folder, leaves, settings, transfer
 from lmx.hf.convert import Layout
 from lmx.hf.types import named_type
 
@@ -28,35 +28,35 @@ def write(
     dtype: str | None = None,
     shard_bytes: int = folder.SHARD_BYTES,
     certify: bool = True,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder with its tokenizer, if it has one, and its certificate.
 
     dtype: the type to store; None for that of the folder it was read from, else float32. certify: write the
-    certificate, for which the weights are read once more and the model runs.
+    certificate, for which the weights are read once more and the model runs. allow_nonfinite: write weights
+    that are NaN or infinite, and certify of which leaves.
+    Errors: UserError where the folder cannot be written, and, before anything is, where the parameters are
+    not those of the config's model, or have no place in a class of transformers.
     """
     model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
     table, heads = _build.tables(model_type)
     if task_name not in heads:
         raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
-    if dtype is not None:
-        named_type(dtype)
+    named_type("float32" if dtype is None else dtype)
     found = _bare(found, heads)
-    came = found.config.get("hf", {})
+    came = _came(found)
     whole = _hf.sections(found.config)
     fields = {name: value for name, value in whole["model"].items() if name != "name"}
     task, layout = whole["task"], _hf.layout(whole, table, heads)
-    for name, value in layout.head.model.items():
-        if fields[name] != value:
-            raise UserError(f"{layout.head.architecture} has model.{name}={value}, not {fields[name]}")
-    text = _hf.tokenizer(found)
-    if text is not None:
-        text.check_vocabulary(fields["vocab_size"], str(found.folder))
+    _check_fields(fields, layout.head)
+    text = _tokenizer(found, fields)
     others = {**_special(model_type, text), **came.get("config", {})}
     built = _build.model(found.config)
-    params = built.fold(found.params)
-    kind = dtype or came.get("dtype", "float32")
+    own = leaves.check(found.params, _build.shapes(built))
+    wrong = leaves.nonfinite(own, allow=allow_nonfinite)
+    params = built.fold(tree.unflatten(own))
+    kind, types = dtype or came.get("dtype", "float32"), came.get("types", {}) if dtype is None else {}
     config = settings.written(fields, task, table, layout.head, others=others, dtype=kind)
-    types = came.get("types", {}) if dtype is None else {}
     with folder.staged(target) as work:
         digests = folder.write(
             work,
@@ -71,12 +71,12 @@ def write(
         if text is not None:
             text.save(work, model_max_length=text.model_max_length or fields["positions"])
         if certify:
-            leaves = tree.flatten(params)
             content = {
                 "kind": "export",
-                "source": {"step": found.step, "leaves": transfer.leaf_digests(leaves)},
+                "nonfinite": wrong,
+                "source": {"step": found.step, "leaves": transfer.leaf_digests(tree.flatten(params))},
                 "target": {"files": certificate.files(work), "tensors": digests},
-                "parameters": sum(leaf.size for leaf in leaves.values()),
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
                 "config": {"model": whole["model"], "task": {**task, **layout.head.task}},
                 "tokenizer": None if text is None else text.sha256,
                 "probe": _hf.probed(found, _as_stored(params, layout, types, kind)),
@@ -92,6 +92,29 @@ def _bare(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
     model = _hf.sections(found.config)["model"]  # with what the task fixes, such as no pooler
     task = {"name": next(other for other, head in heads.items() if head.bare)}
     return dataclasses.replace(found, config={**found.config, "model": model, "task": task})
+
+
+def _tokenizer(found: Checkpoint, fields: Mapping[str, Any]) -> tokenizers_.Tokenizer | None:
+    """Return the checkpoint's tokenizer, which has no more ids than the model's vocabulary."""
+    text = _hf.tokenizer(found)
+    if text is not None:
+        text.check_vocabulary(fields["vocab_size"], str(found.folder))
+    return text
+
+
+def _came(found: Checkpoint) -> Mapping[str, Any]:
+    """Return what the config keeps of the folder that a checkpoint was read from."""
+    came = found.config.get("hf") or {}
+    if not isinstance(came, Mapping):
+        raise UserError(f"config.hf is of type {type(came).__name__}; expected a dict, as lmx.load gives it")
+    return came
+
+
+def _check_fields(fields: Mapping[str, Any], head: HeadTable) -> None:
+    """Refuse fields of the model that the class has otherwise."""
+    for name, value in head.model.items():
+        if fields[name] != value:
+            raise UserError(f"{head.architecture} has model.{name}={value}, not {fields[name]}")
 
 
 def _as_stored(params: Any, layout: Layout, types: Mapping[str, str], kind: str) -> Any:
@@ -119,7 +142,7 @@ def _special(model_type: str, text: tokenizers_.Tokenizer | None) -> dict[str, A
 
 def _for_generation(task: str, config: Mapping[str, Any], came: Mapping[str, Any]) -> dict[str, Any]:
     """Return what generation_config.json holds; nothing for a task that continues no text."""
-    if task != "causal_lm" or came:
+    if task not in ("causal_lm", "instruction") or came:
         return dict(came)  # as the source's file had it
     ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {**{name: value for name, value in ids.items() if value is not None}, **came}

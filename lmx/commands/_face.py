@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     task: str | Mapping[str, Any] | None = None,
-    dtype: str = "float32",
+    dtype: Any = "float32",
     allow_nonfinite: bool = False,
     seed: int = 0,
     sharding: Any = None,
@@ -33,7 +34,8 @@ def load(
 
     The rest is for Hugging Face models. task: another task than the class that config.json names, with its
     options, such as `{"name": "sequence_classification", "labels": 3}`; a head that the files have not starts
-    anew from `seed`, and is named. dtype: the parameters' type. allow_nonfinite: read NaN and infinite
+    anew from `seed`, and is named. dtype: the parameters' type, by name or as numpy and jax have it.
+    allow_nonfinite: read NaN and infinite
     weights. sharding: where the parameters shall lie, a jax sharding for all, or a function of (path, shape)
     that returns one; each tensor goes straight there.
     Errors: UserError where there is none, or where it is damaged; missing, surplus and mis-shaped tensors in
@@ -41,7 +43,12 @@ def load(
     """
     _expect("path", path, "a path", isinstance(path, (str, os.PathLike)))
     _expect("task", task, "a name, or a dict with one", task is None or isinstance(task, (str, Mapping)))
-    _expect("dtype", dtype, "a name such as 'bfloat16'", isinstance(dtype, str))
+    if not isinstance(dtype, str):
+        try:
+            dtype = np.dtype(dtype).name
+        except TypeError:
+            _expect("dtype", dtype, "a name such as 'bfloat16'", False)
+    _expect("allow_nonfinite", allow_nonfinite, "True or False", isinstance(allow_nonfinite, bool))
     _expect_seed(seed)
     options: dict[str, Any] = {}
     if task is not None:
@@ -138,12 +145,15 @@ def save_hf(
     *,
     dtype: str | None = None,
     shard_size: float = 5.0,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder that transformers opens, with its certificate.
 
-    dtype: the type to store; None for that of the folder it was read from, else float32. shard_size: GB at
-    which the weights are cut into several files.
-    Errors: UserError where the folder exists already or cannot be written.
+    dtype: the type to store; None for that of the folder it was read from, else float32. shard_size: GB, of
+    10^9 bytes, at which the weights are cut into several files. allow_nonfinite: write NaN and infinite
+    weights.
+    Errors: UserError where the folder exists already or cannot be written, and, before anything is, where the
+    parameters are not those of the config's model, leaf by leaf in one line.
     """
     _expect_checkpoint(checkpoint)
     try:
@@ -151,8 +161,14 @@ def save_hf(
     except UserError as error:
         raise UserError(f"folder={error}") from error
     _expect("dtype", dtype, "a name such as 'bfloat16', or None", dtype is None or isinstance(dtype, str))
-    _expect("shard_size", shard_size, "GB above 0", _number(shard_size) and 0 < shard_size < 10**9)
-    _export.write(checkpoint, target, dtype=dtype, shard_bytes=max(1, int(shard_size * 1e9)))
+    fits = _number(shard_size) and 1e-9 <= shard_size <= 1e9
+    shards = "GB above 0, from 1e-9 (a file for each tensor) to 1e9, a GB being 10^9 bytes"
+    _expect("shard_size", shard_size, shards, fits)
+    _expect("allow_nonfinite", allow_nonfinite, "True or False", isinstance(allow_nonfinite, bool))
+    build(checkpoint.config)
+    checkpoint = dataclasses.replace(checkpoint, config=config_.plain(checkpoint.config))
+    size = max(1, int(shard_size * 1e9))
+    _export.write(checkpoint, target, dtype=dtype, shard_bytes=size, allow_nonfinite=allow_nonfinite)
 
 
 def _expect(name: str, value: Any, expected: str, fits: bool) -> None:

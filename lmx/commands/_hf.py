@@ -19,13 +19,13 @@ from lmx.commands import _build
 from lmx.core import plugin, rng, tree
 from lmx.core.errors import UserError, printable
 from lmx.core.hf_table import HeadTable, Table
-from lmx.core.types import Checkpoint
+from lmx.core.types import Checkpoint, Model
 from lmx.hf import certificate, convert, probe, settings, transfer
 from lmx.hf._open import open_folder
 from lmx.hf._safetensors import quoted
 from lmx.hf.convert import Layout, Plan
 from lmx.hf.stored import Stored
-from lmx.hf.types import FLOATS, named_type
+from lmx.hf.types import named_type, narrower
 
 Sharding: TypeAlias = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
@@ -58,52 +58,97 @@ def read(
 ) -> Import:
     """Return the checkpoint of a Hugging Face folder.
 
-    task: name and options of another task than the folder's own; what that task's head has and the folder
-    has not starts anew, from the seed. dtype: the parameters' type. allow_nonfinite: read weights that are
-    NaN or infinite. sharding: where the parameters shall lie, one jax sharding for all or a function of
-    (path, shape); each tensor goes there as soon as it is read; None for the first device.
+    task: name and options of a task; without options, those of the folder where the task is its own. What
+    the task's head has and the folder has not starts anew, from the seed. dtype: the parameters' type.
+    allow_nonfinite: read weights that are NaN or infinite. sharding: where the parameters shall lie, one jax
+    sharding for all or a function of (path, shape); each tensor goes there as soon as it is read; None for
+    the first device.
     digests: takes the SHA-256 of each tensor that is read, by its name in the file.
     Errors: UserError, one line, naming the file and the fault; nothing large is allocated before the config
     and the headers agree.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}; expected 0 to 4294967295")
-    if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
-        raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
+    _check(seed, dtype)
     stored_config = settings.read(path)
     table, heads = _build.tables(_model_type(path, stored_config))
-    own = settings.choose(stored_config, heads, path)
+    place = _placing(sharding)
+    own = _own_task(stored_config, heads, path, task)
     name = task.get("name") if task is not None else own
     if not isinstance(name, str) or name not in heads:
         raise UserError(f"{path}: a {table.model_type} has no task {name!r}; it has: {', '.join(heads)}")
     with open_folder(path) as stored:
         notes: list[str] = []
         ignored = settings.kept(stored_config, table)[1]
-        with _blamed(path / settings.CONFIG, table, heads[name]):
-            config = _config(path, stored_config, stored, table, heads[name], name, task, notes)
-        with _blamed(path / settings.CONFIG, table, heads[name]) if task is None else nullcontext():
-            built = _build.model(config)
-        shapes = {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()}
-        lies = layout(config, table, heads)
-        try:
-            plan = convert.plan(stored.specs, shapes, lies, may_start=task is not None, another=name != own)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+        config, built, lies, plan = _planned(
+            path,
+            stored,
+            stored_config,
+            table,
+            heads,
+            own,
+            {**(task or {}), "name": name},
+            notes,
+            task is None,
+        )
         params = transfer.read(
             stored,
             plan,
             dtype=dtype,
-            place=_placing(sharding),
+            place=place,
             allow_nonfinite=allow_nonfinite,
             digests=digests,
         )
-        notes += _notes(path, stored, plan, ignored, dtype)
+        notes += _notes(path, stored, plan, ignored, dtype, sections(config)["task"])
         config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies, dtype)}
         if any(leaf.startswith("head/") for leaf in plan.fresh):  # the names of labels were the other head's
             _forget_labels(config["hf"]["config"])
-    params = tree.merge(params, started(built, plan.fresh, seed, dtype))
+    fresh = tree.map_named(place, started(built, plan.fresh, seed, dtype))
+    params = tree.merge(params, fresh)
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
     return Import(found, plan, ignored, tuple(notes))
+
+
+def _planned(
+    path: Path,
+    stored: Stored,
+    stored_config: Mapping[str, Any],
+    table: Table,
+    heads: Mapping[str, HeadTable],
+    own: str | None,
+    task: Mapping[str, Any],
+    notes: list[str],
+    as_stored: bool,
+) -> tuple[dict[str, Any], Model, Layout, Plan]:
+    """Return (the checkpoint's config, its model, how it lies in the file, what to read of it).
+
+    own: the folder's task. task: that to read it for, with the options asked for. as_stored: nobody asked for
+    a task, so that nothing may be missing, and faults of options are the file's.
+    """
+    name = task["name"]
+    with _blamed(path / settings.CONFIG, table, heads[name]):
+        chosen = {} if name != own else settings.task_options(stored_config, heads[name])
+        config = _config(path, stored_config, stored, table, heads[name], {**chosen, **task}, notes)
+    with _blamed(path / settings.CONFIG, table, heads[name]) if as_stored else nullcontext():
+        built = _build.model(config)
+    lies = layout(config, table, heads)
+    try:
+        plan = convert.plan(
+            stored.specs,
+            {where: leaf.shape for where, leaf in tree.flatten(_build.shapes(built)).items()},
+            lies,
+            may_start=not as_stored,
+            another=name != own,
+            assumed=settings.assumed(stored_config, table, config["model"]),
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config, built, lies, plan
+
+
+def _check(seed: int, dtype: str) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}; expected 0 to 4294967295")
+    if jax.dtypes.canonicalize_dtype(named_type(dtype)) != named_type(dtype):
+        raise UserError(f"dtype={dtype!r}; jax has it only where JAX_ENABLE_X64=1 is set; use float32")
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer | None:
@@ -115,6 +160,24 @@ def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer | None:
     if found.step is None:
         tokenizers_.probe(found.folder)
     return tokenizers_.load(found.folder)
+
+
+def _own_task(
+    stored_config: Mapping[str, Any],
+    heads: Mapping[str, HeadTable],
+    path: Path,
+    task: Mapping[str, Any] | None,
+) -> str | None:
+    """Return the task of the folder's class; None where lmx has not that class and another task is asked for.
+
+    Errors: UserError where it has it not and none is.
+    """
+    try:
+        return settings.choose(stored_config, heads, path)
+    except UserError as error:
+        if task is None:
+            raise UserError(f"{error}; a task, such as features, reads the body alone") from error
+        return None
 
 
 def _model_type(path: Path, stored_config: Mapping[str, Any]) -> str:
@@ -150,11 +213,13 @@ def _config(
     stored: Stored,
     table: Table,
     head: HeadTable,
-    name: str,
-    task: Mapping[str, Any] | None,
+    task: Mapping[str, Any],
     notes: list[str],
 ) -> dict[str, Any]:
-    """Return the checkpoint's config; its sizes are held against the headers where that saves work."""
+    """Return the checkpoint's config; its sizes are held against the headers where that saves work.
+
+    task: name and options.
+    """
     fields = {**settings.model_fields(stored_config, table), **head.model}
     names = [convert.modern(tensor, table) for tensor in stored.specs]
     fields |= {own: any(n.endswith(tensor) for n in names) for own, tensor in head.optional.items()}
@@ -163,7 +228,6 @@ def _config(
     if type(size) is int and rows is not None and 1 <= size < rows < size + PADDED:
         notes.append(f"the stored vocabulary is padded: {rows} rows for {size} ids; all are kept")
         fields["vocab_size"] = rows
-    options = dict(task) if task is not None else {"name": name, **settings.task_options(stored_config, head)}
     checked = _build.model_config({"name": table.model_type, **fields})
     layers = convert.layers_in(list(stored.specs), table)
     if checked.layers != layers:
@@ -173,7 +237,7 @@ def _config(
         raise UserError(f"model.layers={layers}; lmx reads at most {MOST_LAYERS:,}")
     return {
         "model": {"name": table.model_type, **dataclasses.asdict(checked)},
-        "task": {**head.task, **options},
+        "task": {**head.task, **task},
         "hf": {"config": settings.kept(stored_config, table)[0]},
     }
 
@@ -198,9 +262,19 @@ def _placing(sharding: Sharding | None) -> transfer.Place:
     """Return what puts a leaf where it shall stay, without a copy where the device can take it as it is."""
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    expected = "expected a jax sharding, or a function of (path, shape) that returns one"
+    if callable(sharding):
+        try:
+            inspect.signature(sharding).bind("embed/token/embedding", (1, 1))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"sharding={sharding!r} ({error}); {expected}") from error
+    elif not isinstance(sharding, jax.sharding.Sharding):
+        raise UserError(f"sharding={sharding!r}; {expected}")
 
     def place(path: str, leaf: Any) -> Any:
         where = sharding(path, leaf.shape) if callable(sharding) else sharding
+        if not isinstance(where, jax.sharding.Sharding):
+            raise UserError(f"sharding gave {where!r} for {path}; {expected}")
         return jax.device_put(leaf, where, may_alias=True)  # nobody else holds its memory
 
     return place
@@ -238,11 +312,20 @@ def started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[s
     return tree.unflatten(jax.jit(chosen)(rng.stream_key(seed, 0, "init")))
 
 
-def _notes(path: Path, stored: Stored, plan: Plan, ignored: tuple[str, ...], dtype: str) -> list[str]:
-    """Return what to say of a folder besides that it was read."""
+def _notes(
+    path: Path,
+    stored: Stored,
+    plan: Plan,
+    ignored: tuple[str, ...],
+    dtype: str,
+    task: Mapping[str, Any],
+) -> list[str]:
+    """Return what to say of a folder besides that it was read. task: its section, all of it spelled out."""
     found = []
     if plan.fresh:
-        found.append(f"started anew, for the folder has them not: {', '.join(plan.fresh)}")
+        sizes = [f"{name}={task[name]}" for name in ("labels", "targets") if name in task]
+        told = f" with {', '.join(sizes)}" if sizes else ""
+        found.append(f"started anew{told}: {', '.join(plan.fresh)}")
     reasons: dict[str, list[str]] = {}
     for name, why in plan.dropped.items():
         reasons.setdefault(why, []).append(printable(name))
@@ -250,17 +333,13 @@ def _notes(path: Path, stored: Stored, plan: Plan, ignored: tuple[str, ...], dty
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         found.append(f"not read ({printable(why)}): {', '.join(names[:3])}{more}")
     kinds = {stored.specs[name].dtype for name in plan.names.values()}
-    wide = sorted(kind for kind in kinds if _wider(kind, dtype))
+    wide = sorted(kind for kind in kinds if narrower(kind, dtype))
     if wide:
         found.append(f"{' and '.join(wide)} weights were read as {dtype}, and lose what that cannot hold")
     foreign = [*(printable(name) for name in ignored), *sorted(printable(f.name) for f in path.glob("*.py"))]
     if foreign:
         found.append(f"ignored, for lmx runs no foreign code: {', '.join(foreign)}")
     return found
-
-
-def _wider(kind: str, dtype: str) -> bool:
-    return kind in FLOATS and named_type(kind).itemsize > named_type(dtype).itemsize
 
 
 def source(path: Path, digests: Mapping[str, str]) -> dict[str, Any]:

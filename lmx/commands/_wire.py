@@ -51,7 +51,8 @@ def located(reference: str) -> tuple[Path, str | None]:
         found = (
             f"{folder}: is a file" if folder.is_file() else f"{reference or repr(reference)}: no such folder"
         )
-        raise UserError(f"{found}; expected a run of lmx or a Hugging Face folder")
+        meant = hub.suggestion(reference)
+        raise UserError(f"{found}; expected a run of lmx or a Hugging Face folder{meant}")
     if at and not which:
         raise UserError(f"{reference}: nothing after the @; expected {name}@best or {name}@STEP")
     if (folder / "checkpoints").is_dir():

@@ -34,7 +34,8 @@ class Table:
     fields: (own config field, theirs), one to one. entries: the tensors; the first holds the token
     embeddings. ignored: patterns of stored buffers that hold no parameters. renamed: (pattern, replacement)
     of names that old files use. required: fields of theirs that must have this value where they are present,
-    because the model does nothing else.
+    because the model does nothing else. aliases: (another name, theirs) by which a file may give a field: as
+    `attribute_map` of the class in transformers.
     """
 
     model_type: str
@@ -44,6 +45,7 @@ class Table:
     ignored: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     required: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class HeadTable:
     problems: values of `problem_type` with which the class does this task; empty where it reads none.
     optional: model fields that are True only where the file holds this tensor. labels: how many the config
     must name, where the class takes that for something else. shared: tensors of the same names in files of
-    other classes mean the same.
+    other classes mean the same. fallback: the field of config.json that says the head's dropout where
+    `classifier_dropout` is absent or null; without it, too, the task's own default holds.
     """
 
     architecture: str
@@ -69,3 +72,4 @@ class HeadTable:
     optional: Mapping[str, str] = field(default_factory=dict)
     labels: int | None = None
     shared: bool = False
+    fallback: str = "hidden_dropout_prob"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from lmx.core.errors import printable
 
 Tree = dict[str, Any]
 
@@ -63,15 +65,75 @@ def merge(one: Mapping[str, Any], two: Mapping[str, Any]) -> Tree:
 def diff(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Compare {name: shape}; return one line per missing (-), surplus (+) or mis-shaped (!) name.
 
+    The lines may be shown whatever the names are: they are as `printable` gives them, in the order of names.
+
     >>> diff({"a": (2,), "b": (3,)}, {"b": (4,), "c": (5,)})
     ['- a (2,)', '! b expected (3,), found (4,)', '+ c (5,)']
     """
     lines = []
     for name in sorted({*expected, *found}):
+        shown = printable(name)
         if name not in found:
-            lines.append(f"- {name} {tuple(expected[name])}")
+            lines.append(f"- {shown} {_sizes(expected[name])}")
         elif name not in expected:
-            lines.append(f"+ {name} {tuple(found[name])}")
+            lines.append(f"+ {shown} {_sizes(found[name])}")
         elif tuple(expected[name]) != tuple(found[name]):
-            lines.append(f"! {name} expected {tuple(expected[name])}, found {tuple(found[name])}")
+            lines.append(f"! {shown} expected {_sizes(expected[name])}, found {_sizes(found[name])}")
     return lines
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return f"{tuple(shape)}" if len(shape) <= 8 else f"({', '.join(map(str, shape[:8]))}, ...)"
+
+
+def summary(lines: Sequence[str], most: int = 12) -> list[str]:
+    """Return lines of `diff` for one message: those of many layers as one, at most `most`, then a count.
+
+    Where there are more, each kind of line is among those that are shown.
+
+    >>> summary(["- h.0.bias (2,)", "- h.1.bias (2,)", "- h.5.bias (2,)", "+ x.weight (3,)"])
+    ['- h.{0,1,5}.bias (2,)', '+ x.weight (3,)']
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for line in lines:
+        mark, _, rest = line.partition(" ")
+        name, _, more = rest.partition(" ")
+        layer = _LAYER.search(name)
+        pattern = name if layer is None else f"{name[: layer.start()]}{{}}{name[layer.end() :]}"
+        groups.setdefault(f"{mark} {pattern} {more}", []).append((layer[0] if layer else "", line))
+    kinds: dict[str, list[str]] = {}
+    for key in groups:
+        kinds.setdefault(key[0], []).append(key)
+    chosen = {key for keys in kinds.values() for key in keys[: most // 3]}
+    for key in groups:
+        if len(chosen) < most:
+            chosen.add(key)
+    shown = [_grouped(key, members) for key, members in groups.items() if key in chosen]
+    left = sum(len(members) for key, members in groups.items() if key not in chosen)
+    return [*shown, f"and {left:,} more"] if left else shown
+
+
+_LAYER = re.compile(r"(?<=[./])[0-9]{1,9}(?=[./])")
+
+
+def _grouped(pattern: str, members: Sequence[tuple[str, str]]) -> str:
+    """Return one line for those that differ in the number of the layer alone."""
+    numbers = sorted({int(number) for number, _ in members if number})
+    if len(numbers) < 2:
+        return members[0][1]
+    ranges = list(_ranges(numbers))
+    return pattern.replace("{}", "{" + ",".join(ranges[:8]) + (",..." if len(ranges) > 8 else "") + "}", 1)
+
+
+def _ranges(numbers: Sequence[int]) -> Iterator[str]:
+    """Yield the runs of ascending numbers.
+
+    >>> list(_ranges([0, 1, 2, 5]))
+    ['0..2', '5']
+    """
+    first = 0
+    for i, number in enumerate(numbers):
+        if i + 1 == len(numbers) or numbers[i + 1] != number + 1:
+            run = numbers[first : i + 1]
+            yield from (f"{run[0]}..{number}",) if len(run) > 2 else map(str, run)
+            first = i + 1

@@ -24,6 +24,7 @@ from lmx.hf.stored import Room, Spec
 
 PICKLE = 100_000_000  # bytes of data.pkl
 RANK = 16
+COPIES = 4  # tensors may take so many times what their storage holds: a tied one has two names
 SIZE = 2**40  # elements; of an empty tensor the product of its other sizes, so that numpy can hold them
 
 _DTYPES = {
@@ -189,7 +190,25 @@ def _tensors(data: bytes, members: dict[str, _zip.Member]) -> dict[str, _Tensor]
                 "save model.state_dict() alone"
             )
         checked[name] = value
+    _check_copies(checked)
     return checked
+
+
+def _check_copies(tensors: dict[str, _Tensor]) -> None:
+    """Raise UserError where many tensors view one storage, so that a small file would fill the memory.
+
+    Each tensor is read into memory of its own; views may overlap, as those of tied weights do, but together
+    they take at most COPIES times their storage.
+    """
+    taken: dict[str, int] = {}
+    for name, found in tensors.items():
+        key = found.storage.key
+        taken[key] = taken.get(key, 0) + math.prod(found.shape)
+        if taken[key] > COPIES * found.storage.count:
+            raise UserError(
+                f"{said(name)} and those before it take {taken[key]:,} elements of storage {said(key)}, "
+                f"which has {found.storage.count:,}; expected at most {COPIES} times as many; {ADVICE}"
+            )
 
 
 def _storage(value: Value) -> _Storage:

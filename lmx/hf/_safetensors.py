@@ -42,6 +42,7 @@ KEYS = {"dtype", "shape", "data_offsets"}
 METADATA = "__metadata__"
 LENGTH = 8  # bytes of the number that says how long the header is
 HEADER = 100_000_000  # bytes, the format's own limit
+WIDE = 10_000_000  # bytes of JSON with letters outside ASCII, of which each may take four in memory
 VALUES = 2_000_000  # JSON values in one file; the largest models have some 100,000 tensors in all their files
 LARGEST = 2**63 - 1  # what a size or an offset may be
 RANK = 64  # numpy's limit
@@ -69,10 +70,19 @@ def quoted(value: object) -> str:
 def parse_object(raw: bytes | bytearray, said: str) -> dict[str, Any]:
     """Return the JSON object of a file, no object in which has a key twice.
 
-    Errors: UserError, beginning with `said`, where it is not one, or has more than VALUES values.
+    Memory for it is bounded: by VALUES, and by WIDE where a letter is no ASCII. Real files meet neither:
+    names of tensors are ASCII, and a config has a few thousand bytes.
+    Errors: UserError, beginning with `said`, where it is not one, exceeds those bounds, or has a number that
+    is no float.
     """
     if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > VALUES:  # values take far more memory than text
         raise UserError(f"{said} has more than {VALUES:,} values; {AGAIN}, or split it into shards")
+
+    escaped = b"\\u" in raw
+    if len(raw) > WIDE and (escaped or not raw.isascii()):
+        raise UserError(
+            f"{said} has {len(raw):,} bytes with letters outside ASCII, at most {WIDE:,} are allowed; {AGAIN}"
+        )
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         once = dict(found)
@@ -84,9 +94,14 @@ def parse_object(raw: bytes | bytearray, said: str) -> dict[str, Any]:
     def constant(text: str) -> NoReturn:
         raise UserError(f"{said} holds {text}, which is not JSON; {AGAIN}")
 
+    def number(text: str) -> float:
+        if math.isinf(value := float(text)):
+            raise UserError(f"{said} holds the number {quoted(text)}, too large for any float; correct it")
+        return value
+
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-        if b"\\u" in raw:  # half of a surrogate pair, which is no letter and cannot be written anywhere
+        value = json.loads(raw.decode(), object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+        if escaped:  # half of a surrogate pair, which is no letter and cannot be written anywhere
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{said} is not readable as JSON ({one_line(error)}); {AGAIN}") from error

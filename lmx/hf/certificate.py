@@ -11,17 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, printable
 from lmx.core.files import open_file
 from lmx.core.version import VERSION
 from lmx.hf import settings, transfer
-from lmx.hf._safetensors import parse_object
+from lmx.hf._safetensors import AGAIN as _FETCH
+from lmx.hf._safetensors import parse_object, quoted
 from lmx.hf.convert import Plan
 from lmx.hf.stored import Stored
 
 NAME = "conversion.json"
 FORMAT = 1
 LARGEST = 100_000_000
+AGAIN = "import or export again"
+HISTORY = ".git"
+"""A folder that `lmx verify` does not look into: whoever keeps models in git has one."""
 
 
 def of_source(folder: Path) -> dict[str, str]:
@@ -34,23 +38,38 @@ def of_source(folder: Path) -> dict[str, str]:
     for path in sorted(folder.iterdir()):
         if not path.is_dir() and path.name != NAME:
             with open(open_file(folder, path.name), "rb") as stream:
-                found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+                found[named(path.name)] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Return {file: SHA-256} of all files in the folder and below, but the certificate.
+def named(name: str) -> str:
+    r"""Return a file's name as text: its bytes that are no UTF-8, which JSON cannot hold, as `\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
-    A link, a pipe and the like, which lmx never writes, have words in the place of a digest.
+
+def files(folder: Path) -> dict[str, str]:
+    """Return {file: SHA-256} of all files in the folder and below, but the certificate and HISTORY's.
+
+    A link, a pipe and the like, which lmx never writes, have words in the place of a digest, and so have
+    folders with nothing in them, whose names end with a slash.
     """
     found = {}
     for place, folders, names in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        for name in [*names, *links]:
-            path = Path(place) / name
-            regular = stat.S_ISREG(os.lstat(path).st_mode)
-            found[path.relative_to(folder).as_posix()] = digest(path) if regular else "no regular file"
+        here = Path(place)
+        if here == folder and has_history(folder):
+            folders.remove(HISTORY)
+        for name in [*names, *(name for name in folders if (here / name).is_symlink())]:
+            regular = stat.S_ISREG(os.lstat(here / name).st_mode)
+            said = digest(here / name) if regular else "no regular file"
+            found[named((here / name).relative_to(folder).as_posix())] = said
+        if not names and not folders and here != folder:
+            found[named(here.relative_to(folder).as_posix()) + "/"] = "an empty folder"
     return {name: found[name] for name in sorted(found) if name != NAME}
+
+
+def has_history(folder: Path) -> bool:
+    """Tell whether a folder has a HISTORY, which `files` leaves out."""
+    return (folder / HISTORY).is_dir() and not (folder / HISTORY).is_symlink()
 
 
 def digest(path: Path) -> str:
@@ -99,27 +118,40 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the certificate of a folder. Errors: UserError where there is none, or it was changed."""
+    """Return the certificate of a folder.
+
+    Errors: UserError where there is none, where it is no file of the folder's own, or where it was changed,
+    if only in a space.
+    """
     path = folder / NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(
             f"{folder}: no {NAME} to check it by; `lmx import-hf` and `lmx export-hf` write one into what "
             "they make"
         )
-    if path.stat().st_size > LARGEST:
+    with open(open_file(folder, NAME), "rb") as stream:
+        raw = stream.read(LARGEST + 1)
+    if len(raw) > LARGEST:
         raise UserError(f"{path}: larger than {LARGEST:,} bytes; not a certificate of lmx")
-    found = parse_object(path.read_bytes(), f"{path}:")
-    if found.get("format") != FORMAT:
-        raise UserError(f"{path}: format {found.get('format')!r}; this lmx reads format {FORMAT}")
+    try:
+        found = parse_object(raw, f"{path}:")
+    except UserError as error:
+        raise UserError(str(error).replace(_FETCH, AGAIN)) from error
+    if "format" not in found:
+        raise UserError(f"{path}: not a certificate of lmx; {AGAIN}")
+    if found["format"] != FORMAT:
+        raise UserError(f"{path}: format {quoted(found['format'])}; this lmx reads format {FORMAT}; {AGAIN}")
     if found.get("seal") != _digest({name: value for name, value in found.items() if name != "seal"}):
-        raise UserError(f"{path}: the certificate itself was changed (its seal differs)")
+        raise UserError(f"{path}: the certificate itself was changed (its seal differs); {AGAIN}")
+    if raw != settings.text(found).encode():
+        raise UserError(f"{path}: the certificate itself was changed (its text is not lmx's); {AGAIN}")
     try:
         found["probe"] = _numbers(found["probe"])
         whole = _is_whole(found)
     except (KeyError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: not a certificate of lmx; import or export again")
+        raise UserError(f"{path}: not a certificate of lmx; {AGAIN}")
     return found
 
 
@@ -134,6 +166,7 @@ def _is_whole(found: Mapping[str, Any]) -> bool:
         all(isinstance(table, dict) for table in tables)
         and all(isinstance(number, (int, float)) for number in (found["parameters"], *numbers))
         and all({"shape", "sha256"} <= one.keys() for one in found["probe"].values())
+        and all(isinstance(path, str) for path in found.get("nonfinite", []))
         and "tokenizer" in found
     )
 
@@ -162,8 +195,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def compare(name: str, certified: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Return one line per entry that is missing (-), surplus (+) or different (!)."""
-    lines = [f"- {name} {key}" for key in certified if key not in found]
-    lines += [f"+ {name} {key}" for key in found if key not in certified]
+    lines = [f"- {name} {printable(key)}" for key in certified if key not in found]
+    lines += [f"+ {name} {printable(key)}" for key in found if key not in certified]
     return lines + [
-        f"! {name} {key} differs" for key in certified if key in found and certified[key] != found[key]
+        f"! {name} {printable(key)} differs"
+        for key in certified
+        if key in found and certified[key] != found[key]
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmx.core import tree
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, printable
 from lmx.core.hf_table import Entry, HeadTable, Table
 from lmx.hf.stored import Spec
 from lmx.hf.types import FLOATS
@@ -86,14 +86,16 @@ def plan(
     *,
     may_start: bool = False,
     another: bool = False,
+    assumed: Sequence[str] = (),
 ) -> Plan:
     """Return what to read of a file for leaves of these shapes.
 
     may_start: a head, or a pooler, that is missing as a whole, and a head of another size, is started anew
     instead of refused. another: the file is of another task, whose head is not this one's even where the
-    names are the same, unless the table says that it is.
-    Errors: UserError, one line that reads as a diff, with all that is missing, surplus, mis-shaped or of a
-    type that is no float.
+    names are the same, unless the table says that it is. assumed: what to say of sizes that the config does
+    not give, where shapes differ (`settings.assumed`).
+    Errors: UserError, one line that reads as a diff, with what is missing, surplus, mis-shaped or of a type
+    that is no float, the layers grouped and the rest counted.
     """
     names, dropped = _names(specs, layout)
     wanted = [entry for entry in layout.entries() if all(path in shapes for path in entry.leaves)]
@@ -107,18 +109,36 @@ def plan(
     for name in [name for name in names if name not in known and name in elsewhere]:
         dropped[names.pop(name)] = elsewhere[name]
     expected = {entry.tensor: _stored_shape(entry, shapes) for entry in wanted}
-    lines = tree.diff(expected, {name: specs[stored].shape for name, stored in names.items()})
-    lines += [
-        f"! {name} is {specs[names[name]].dtype}, expected one of {', '.join(FLOATS)}"
-        for name in sorted(known & names.keys())
-        if specs[names[name]].dtype not in FLOATS
-    ]
-    if lines:
-        raise UserError(
-            f"the tensors are not those of a {layout.head.architecture} of this config "
-            f"(- missing, + surplus, ! other): {'; '.join(lines)}"
-        )
+    kinds = {name: specs[names[name]].dtype for name in sorted(known & names.keys())}
+    found = {name: specs[stored].shape for name, stored in names.items()}
+    if expected != found or not set(kinds.values()) <= set(FLOATS):
+        raise UserError(_complaint(expected, found, kinds, layout, assumed))
     return Plan(tuple(wanted), names, equal, dropped, fresh)
+
+
+def _complaint(
+    expected: Shapes, found: Shapes, kinds: Mapping[str, str], layout: Layout, assumed: Sequence[str]
+) -> str:
+    """Return what to say of a file that has not the tensors of the tables, or not as floats.
+
+    kinds: {tensor: its stored type}. Where shapes differ, it is told where in the config the sizes come from
+    that do not plainly stand there.
+    """
+    lines = tree.diff(expected, found)
+    lines += [
+        f"! {name} is {kind}, expected one of {', '.join(FLOATS)}"
+        for name, kind in kinds.items()
+        if kind not in FLOATS
+    ]
+    told = tree.summary(lines)
+    wrong = {name for name in expected.keys() & found.keys() if expected[name] != found[name]}
+    counted = any(theirs == "num_labels" for _, theirs in layout.head.options)
+    if counted and any(entry.tensor in wrong for entry in layout.head.entries):
+        told.append("the labels are counted by num_labels, or else by the names in id2label")
+    return (
+        f"the tensors are not those of a {layout.head.architecture} of this config "
+        f"(- missing, + surplus, ! other): {'; '.join([*told, *(assumed if wrong else ())])}"
+    )
 
 
 def modern(name: str, table: Table) -> str:
@@ -144,7 +164,10 @@ def _names(specs: Mapping[str, Spec], layout: Layout) -> tuple[dict[str, str], d
         inner = name.removeprefix(table.prefix)
         name = layout.prefix + inner if bare.fullmatch(inner) else name
         if name in names:
-            raise UserError(f"{stored} and {names[name]} are the same tensor, {name}; remove one of them")
+            raise UserError(
+                f"{printable(stored)} and {printable(names[name])} are the same tensor, {printable(name)}; "
+                "remove one of them"
+            )
         names[name] = stored
     return names, dropped
 

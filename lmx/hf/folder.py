@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +19,106 @@ from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.hf import convert, settings
 from lmx.hf._write import write_tensors
+from lmx.hf.certificate import NAME
 from lmx.hf.convert import Layout
 from lmx.hf.stored import Spec
 from lmx.hf.types import cast
 
 TEMPORARY = ".lmx-writing"
+LOCK = "writing.lock"
 SHARD_BYTES = 5 * 10**9
 """A file of tensors is cut where it would exceed this, as transformers does at 50 GB and did at 5."""
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside `folder`; it gets that name when the block ends, and goes away when it fails.
+    """Yield a folder; it becomes `folder`, by a rename, when the block ends, and goes away when it fails,
+    with those of the folders above that were made for it.
 
-    Errors: UserError where the folder exists already or cannot be written.
+    It lies beside `folder` in one of a name that nobody has, with a file that is locked for as long as this
+    process lives; what one that died has left there is removed.
+    Errors: UserError where the folder exists already, cannot be written, or would lie in one that has a
+    certificate.
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} exists already; name another folder, or remove it first")
-    work = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
-    made = False
+    _check_above(folder)
+    made = [place for place in folder.absolute().parents if not os.path.lexists(place)]
+    with ExitStack() as undone:
+        undone.callback(_remove_empty, made)
+        try:
+            if os.path.lexists(folder.parent) and not folder.parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+            room, lock = _room(folder)
+            undone.callback(os.close, lock)
+            undone.callback(shutil.rmtree, room, ignore_errors=True)
+            work = room / "folder"
+            work.mkdir()
+            yield work
+            _to_disk(work)
+            os.replace(work, folder)
+            made.clear()
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _check_above(folder: Path) -> None:
+    """Refuse a place in a folder whose certificate would be wrong from then on."""
+    above = folder.parent.resolve()
+    for place in (above, *above.parents):
+        if os.path.lexists(place / NAME):
+            raise UserError(
+                f"{folder} would lie in {place}, whose {NAME} lists all that it holds; name a folder "
+                "elsewhere"
+            )
+
+
+def _room(folder: Path) -> tuple[Path, int]:
+    """Make a new folder beside `folder`, its file LOCK locked; return it and the lock's descriptor."""
+    while True:
+        room = Path(tempfile.mkdtemp(prefix=f"{folder.name}{TEMPORARY}-", dir=folder.parent))
+        try:
+            lock = os.open(room / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            _remove_empty([room])
+            raise
+        if _locked(lock) is not False and os.path.lexists(room / LOCK):
+            return room, lock
+        os.close(lock)  # swept by another before it was locked
+
+
+def _locked(lock: int) -> bool | None:
+    """Lock an open file; return False where another holds it, None where the file system has no locks."""
     try:
-        if os.path.lexists(folder.parent) and not folder.parent.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        work.mkdir()
-        made = True
-        yield work
-        _to_disk(work)
-        os.replace(work, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if made:
-            shutil.rmtree(work, ignore_errors=True)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a process that died left beside a folder."""
-    for left in folder.parent.glob(f"{glob.escape(folder.name)}{TEMPORARY}-*"):
-        owner = left.name.rpartition("-")[2]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove what processes that died left beside a folder: that of which the lock can be taken."""
+    for room in folder.parent.glob(f"{glob.escape(folder.name)}{TEMPORARY}-*"):
+        try:
+            lock = os.open(room / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:  # somebody's own folder, or one that is just being made
+            continue
+        try:
+            if _locked(lock):
+                shutil.rmtree(room, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, as far as nothing is in them."""
+    for place in folders:
+        with suppress(OSError):
+            place.rmdir()
 
 
 def write(

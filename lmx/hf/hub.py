@@ -14,17 +14,17 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmx.core import log
 from lmx.core.errors import UserError, one_line
 from lmx.hf._index import listed
+from lmx.hf._reference import SCHEME, is_reference, parse, suggestion
 from lmx.hf._safetensors import quoted
 
-SCHEME = "hf://"
-EXAMPLE = "hf://openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcd7e"
+__all__ = ["choose", "fetch", "is_reference", "parse", "suggestion"]
 
 # Files beside the weights. No *.py, which nobody here would run, and no *.model, which nobody here reads.
 FILES = frozenset(
@@ -39,7 +39,6 @@ WEIGHTS = (
 INDEX = ".index.json"
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-_NAME = re.compile(r"\w([\w.-]{0,94}\w)?", re.ASCII)
 _ADDRESS = re.compile(r"(https?://)([^\s/@]*@)?([^\s/?#'\"<>]+)[^\s'\"<>]*")
 _TOKEN = re.compile(r"hf_\w{8,}|Bearer\s+\S+")
 
@@ -51,41 +50,12 @@ class File(NamedTuple):
     digest: str
 
 
-def is_reference(text: str) -> bool:
-    """Tell whether a reference names a model of the hub."""
-    return text.startswith(SCHEME)
-
-
-def parse(text: str) -> tuple[str, str | None]:
-    """Return the repository and the revision that a reference names; None where it names no revision.
-
-    Errors: UserError, with an example, for anything but `hf://ORG/NAME@REVISION`, where ORG/ and @REVISION
-    may be left out.
-
-    >>> parse("hf://openai-community/gpt2@main"), parse("hf://gpt2")
-    (('openai-community/gpt2', 'main'), ('gpt2', None))
-    """
-    repo, at, revision = text.removeprefix(SCHEME).partition("@")
-    names = repo.split("/")
-    fault = ""
-    if not is_reference(text):
-        fault = f"does not begin with {SCHEME}"
-    elif len(names) > 2:
-        fault = "has more than one slash in its name"
-    elif not all(_NAME.fullmatch(name) and not re.search(r"--|\.\.|\.git$", name) for name in names):
-        fault = "is not named as the hub names models (letters, digits and single . - or _ inside)"
-    elif at and (not revision.isprintable() or re.search(r"^$|\s|\.\.", revision)):
-        fault = "names no possible revision after @"
-    if fault:
-        raise UserError(f"{quoted(text)} {fault}; expected hf://ORG/NAME@REVISION, such as {EXAMPLE}")
-    return repo, revision if at else None
-
-
 def fetch(reference: str, say: Callable[[str], None] = log.say) -> Path:
     """Return the local folder of a model of the hub, fetching what of it is not in the library's cache.
 
     reference: as `parse` takes it. A commit hash that the cache holds needs no network; for any other
-    revision the hub is asked which commit it is now, and `say` is told.
+    revision the hub is asked which commit it is now. Where the hub cannot be reached, it is the commit that
+    it was when the cache was last told, if the cache has all of that. `say` is told of either.
     Errors: UserError, one line, where the name is wrong or access refused, where the hub cannot be reached
     and the cache has no whole copy, and where the disk is full or a file is not what the hub lists.
     """
@@ -101,9 +71,12 @@ def fetch(reference: str, say: Callable[[str], None] = log.say) -> Path:
         except (
             errors.HTTPError, errors.XetDownloadError, OSError, ValueError, TypeError, KeyError, RuntimeError,
         ) as error:  # fmt: skip
-            if pinned and _silence(error) and _usable(reference, repo, pinned):
-                say(f"{reference}: the hub cannot be reached; reading the copy in {_folder(repo, pinned)}")
-                return _folder(repo, pinned)
+            commit = pinned or _remembered(repo, revision)
+            if commit and _silence(error) and _usable(reference, repo, commit):
+                last = "" if pinned else f", of revision {commit}: what it was when last asked for"
+                found = _folder(repo, commit)
+                say(f"{reference}: the hub cannot be reached; reading the copy in {found}{last}")
+                return found
             raise UserError(f"{reference}: {_fault(error, repo, revision)}") from error
 
 
@@ -112,7 +85,7 @@ def _discreet() -> Iterator[None]:
     """Keep the library from telling the hub about this machine, and from showing addresses that are signed.
 
     Its store of blobs shared between repositories stays off too: it turns the blobs themselves into links,
-    out of the folders in which `lmx.hf._index.open_file` follows links.
+    out of the folders in which `lmx.core.files.open_file` follows links.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
@@ -164,6 +137,32 @@ def _folder(repo: str, commit: str) -> Path:
 
     cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
     return cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
+
+
+def _ref(repo: str, revision: str | None) -> Path | None:
+    """Return where the library's cache keeps the commit of a branch or tag; None where it has no place."""
+    refs = _folder(repo, "").parent / "refs"
+    path = Path(os.path.normpath(refs / (revision or "main")))
+    return path if path != refs and path.is_relative_to(refs) else None
+
+
+def _remembered(repo: str, revision: str | None) -> str | None:
+    """Return the commit that a branch or tag was when the cache was last told; None where it was not."""
+    path = _ref(repo, revision)
+    try:
+        found = path.read_bytes()[:41].decode("ascii", "replace") if path else ""
+    except OSError:
+        return None
+    return found if _COMMIT.fullmatch(found) else None
+
+
+def _remember(repo: str, revision: str | None, commit: str) -> None:
+    """Note the commit of a branch or tag as the library does; a cache that cannot be written does without."""
+    path = _ref(repo, revision)
+    if path is not None and commit not in (revision, _remembered(repo, revision)):
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(commit, encoding="ascii")
 
 
 def _lacking(reference: str, repo: str, commit: str) -> list[str] | None:
@@ -232,6 +231,7 @@ def _download(reference: str, repo: str, revision: str | None, say: Callable[[st
     _check_files(reference, folder, fresh)
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise UserError(f"{reference}: the hub did not give {listed(missing)}, which it lists; run it again")
+    _remember(repo, revision, commit)
     return folder
 
 

@@ -21,19 +21,25 @@ PLACED = ("hidden", "start_logits", "end_logits")
 """Outputs with an axis of time, (B, T, ...); logits have one where they have three axes."""
 
 # What runs in the other process: arguments are the folder, the class, the batch's file and the result's file.
-# Attention is eager, the plain formula; the padding is found by the id that fills it.
+# Attention is eager, the plain formula; the padding is found by the id that fills it. What a config.json says
+# of how to call the model, or in how many pieces to compute, changes neither the weights nor the numbers.
 _JUDGE = """
 import sys
 import numpy as np, torch, transformers
 transformers.logging.set_verbosity_error()
 folder, name, inputs, results = sys.argv[1:]
-model = getattr(transformers, name).from_pretrained(
-    folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+kind = getattr(transformers, name)
+config = kind.config_class.from_pretrained(folder, local_files_only=True)
+for key, value in {"return_dict": True, "torchscript": False, "output_hidden_states": False,
+                   "output_attentions": False, "chunk_size_feed_forward": 0}.items():
+    setattr(config, key, value)
+model = kind.from_pretrained(
+    folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
     attn_implementation="eager", dtype=torch.float32).eval()
 batch = {key: torch.from_numpy(array).long() for key, array in np.load(inputs).items()}
 model.config.pad_token_id = model.config.vocab_size - 1 or -1
 with torch.no_grad():
-    found = model(**batch, output_hidden_states=True)
+    found = model(**batch, output_hidden_states=True, return_dict=True)
 names = {"pooler_output": "pooled", "logits": "logits", "prediction_logits": "logits",
          "seq_relationship_logits": "next_logits", "start_logits": "start_logits", "end_logits": "end_logits"}
 outputs = {ours: found[theirs].numpy() for theirs, ours in names.items() if found.get(theirs) is not None}
@@ -47,11 +53,15 @@ def present() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
-def judge(folder: Path, architecture: str, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def judge(
+    folder: Path, architecture: str, batch: Mapping[str, np.ndarray], *, said: str | None = None
+) -> dict[str, np.ndarray]:
     """Return the outputs of transformers' class on torch for the folder's weights in f32.
 
+    said: what messages call the folder, where it is not the user's own but made for this.
     Errors: UserError where it cannot open the folder, with the last line it said.
     """
+    shown = str(folder) if said is None else said
     with tempfile.TemporaryDirectory() as work:
         inputs, results = Path(work) / "inputs.npz", Path(work) / "results.npz"
         np.savez(inputs, **batch)  # type: ignore[arg-type]
@@ -72,16 +82,17 @@ def judge(folder: Path, architecture: str, batch: Mapping[str, np.ndarray]) -> d
                 command, cwd=work, env=_environment() | quiet, capture_output=True, text=True, timeout=SECONDS
             )
         except subprocess.TimeoutExpired as error:
-            raise UserError(f"{folder}: transformers did not finish within {SECONDS} s") from error
+            raise UserError(f"{shown}: transformers did not finish within {SECONDS} s") from error
         if done.returncode < 0:
             name = signal.Signals(-done.returncode).name
             raise UserError(
-                f"{folder}: transformers was killed by {name} before it answered; it needs memory for the "
+                f"{shown}: transformers was killed by {name} before it answered; it needs memory for the "
                 "weights once more than lmx"
             )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            raise UserError(f"{folder}: transformers cannot open it as {architecture}: {last[:300]}")
+            last = last.replace(str(folder.resolve()), shown)
+            raise UserError(f"{shown}: transformers cannot open it as {architecture}: {last[:300]}")
         with np.load(results) as found:
             return {name: found[name] for name in found.files}
 

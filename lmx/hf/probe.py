@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,15 +70,19 @@ def summary(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, float]:
+def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, float | None]:
     """Return {output: largest difference of the two summaries' figures, by max(1, the largest value)}.
 
-    0 where the digests are equal; infinite where an output is missing or has another shape.
+    0 where the digests are equal; infinite where an output is missing, has another shape, or is finite on one
+    side alone; None where it is finite on neither, which nothing can be told of.
     """
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for name in sorted({*one, *two}):
         if name not in one or name not in two or _size(one[name]) != _size(two[name]):
             found[name] = float("inf")
+        elif not math.isfinite(one[name]["largest"]) or not math.isfinite(two[name]["largest"]):
+            neither = not math.isfinite(one[name]["largest"]) and not math.isfinite(two[name]["largest"])
+            found[name] = None if neither else float("inf")
         elif one[name]["sha256"] == two[name]["sha256"]:
             found[name] = 0.0
         else:

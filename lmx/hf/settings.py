@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 from lmx.core.errors import UserError
 from lmx.core.hf_table import HeadTable, Table
 from lmx.hf._safetensors import quoted, read_object
+from lmx.hf.types import FLOATS
 
 CONFIG = "config.json"
 LARGEST = 10_000_000  # bytes; real ones have a few thousand
 LARGEST_SIZE = 2**31 - 1
 LONGEST = 100  # characters of a name, such as that of an activation
 
+_NUMBER = re.compile("[0-9]{1,9}")
 _MULTI, _REGRESSION = "multi_label_classification", "regression"
 
 # Keys that tell who wrote the file, and how to open it with torch; they are written anew, or left out.
 _OURS = ("architectures", "dtype", "model_type", "torch_dtype", "transformers_version", "_name_or_path")
+
+_SIZES = ("vocab_size", "positions", "width", "layers", "mlp_width", "types")  # own fields that decide shapes
 
 
 def read(folder: Path, name: str = CONFIG) -> dict[str, Any]:
@@ -48,8 +53,9 @@ def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Pa
             f"{folder / CONFIG}: architectures={quoted(named)}; lmx reads: {', '.join(sorted(known))}"
         )
     fitting = {name: head for name, head in heads.items() if head.architecture == named[0]}
-    if len(fitting) == 1 or all(head.bare for head in fitting.values()):
-        return next(iter(fitting))  # what reads a body's outputs leaves no trace in a class without a head
+    first = next(iter(fitting.values()))
+    if all(head == first or (head.bare and first.bare) for head in fitting.values()):
+        return next(iter(fitting))  # tasks of one head, or of none, leave no trace in the class
     problem = config.get("problem_type")
     if problem is None:
         problem = _REGRESSION if repr(_count(config)) == "1" else "single_label_classification"
@@ -70,16 +76,51 @@ def model_fields(config: Mapping[str, Any], table: Table) -> dict[str, Any]:
     """
     if config.get("quantization_config") is not None:
         raise UserError("quantization_config is set; lmx reads float weights, convert them first")
+    for name in ("dtype", "torch_dtype"):  # what is read is as stored, but a reader of the file takes it
+        found = config.get(name)
+        if found is not None and str(found).removeprefix("torch.") not in (*FLOATS, "auto"):
+            raise UserError(f"{name}={quoted(found)}; expected null or one of {', '.join(FLOATS)}")
     for name, value in table.required.items():
         found = config.get(name, value)
         if found != value or isinstance(found, bool) != isinstance(value, bool):
             raise UserError(
                 f"{name}={quoted(found)} is not supported for {table.model_type}; only {value!r} is"
             )
-    fields = {own: config[theirs] for own, theirs in table.fields if theirs in config}
+    named = _named(config, table)
+    fields = {own: named[theirs] for own, theirs in table.fields if theirs in named}
     for own, theirs in table.fields:
         _check_scalar(theirs, fields.get(own))
     return fields
+
+
+def _named(config: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """Return the config with each field that goes by another name under its own, too.
+
+    Errors: UserError where both names stand there and disagree; transformers would take the other one.
+    """
+    found = dict(config)
+    for alias, name in table.aliases:
+        if alias not in config:
+            continue
+        value = found.setdefault(name, config[alias])
+        if type(value) is not type(config[alias]) or value != config[alias]:
+            raise UserError(
+                f"{name}={quoted(value)}, but its other name {alias}={quoted(config[alias])}; remove one"
+            )
+    return found
+
+
+def assumed(config: Mapping[str, Any], table: Table, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what to say of each size of the model that config.json leaves to its default.
+
+    fields: the model's own, spelled out. To be told where the weights have other shapes.
+    """
+    named = _named(config, table)
+    return tuple(
+        f"{theirs} is not in {CONFIG}; {quoted(fields[own])} was assumed"
+        for own, theirs in table.fields
+        if own in _SIZES and theirs not in named and fields.get(own) is not None
+    )
 
 
 def _check_scalar(name: str, value: Any) -> None:
@@ -97,23 +138,33 @@ def task_options(config: Mapping[str, Any], head: HeadTable) -> dict[str, Any]:
     """
     options = dict(head.task)
     if any(theirs == "num_labels" for _, theirs in head.options):
-        names = config.get("id2label")
-        if names is not None and not isinstance(names, dict):
-            raise UserError(f"id2label={quoted(names)}; expected an object of names")
+        _check_names(config.get("id2label"))
         _check_scalar("num_labels", config.get("num_labels"))
     for own, theirs in head.options:
         if theirs == "num_labels":
             options[own] = _count(config)
         elif theirs == "problem_type":
             options[own] = config.get(theirs) == _MULTI
-        elif theirs == "classifier_dropout":  # transformers falls back to the body's
-            found = config.get(theirs)
-            found = config.get("hidden_dropout_prob") if found is None else found
-            _check_scalar(theirs, found)
+        elif theirs == "classifier_dropout":
+            used = theirs if config.get(theirs) is not None else head.fallback
+            found = config.get(used)
+            _check_scalar(used, found)
             options |= {} if found is None else {own: found}
         else:
             raise AssertionError(f"an option without a rule: {theirs}")
     return options
+
+
+def _check_names(names: Any) -> None:
+    """Raise UserError where `id2label` is not {number: name}, each number once."""
+    if names is None:
+        return
+    if not isinstance(names, dict):
+        raise UserError(f"id2label={quoted(names)}; expected an object of names")
+    if wrong := [key for key in names if not _NUMBER.fullmatch(key)]:
+        raise UserError(f'id2label has the key {quoted(wrong[0])}; expected numbers from "0" on')
+    if len({int(key) for key in names}) < len(names):
+        raise UserError(f'id2label={quoted(names)} has a number twice; expected numbers from "0" on')
 
 
 def _count(config: Mapping[str, Any]) -> Any:
@@ -130,7 +181,7 @@ def kept(config: Mapping[str, Any], table: Table) -> tuple[dict[str, Any], tuple
     Ignored is what would run code or choose an implementation: `auto_map`, `custom_*`, names that begin with
     an underscore.
     """
-    known = {theirs for _, theirs in table.fields} | set(_OURS)
+    known = {theirs for _, theirs in table.fields} | {alias for alias, _ in table.aliases} | set(_OURS)
     others = {name: value for name, value in config.items() if name not in known}
     ignored = tuple(
         name

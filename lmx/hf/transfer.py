@@ -7,15 +7,16 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmx.core import tree
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, printable
 from lmx.core.hf_table import Entry
 from lmx.hf._safetensors import ALIGNMENT, aligned
 from lmx.hf.convert import Plan, split
@@ -26,6 +27,9 @@ Place = Callable[[str, np.ndarray], Any]
 
 AHEAD = max(2, min(8, os.cpu_count() or 1))
 """Tensors that are read at the same time."""
+
+ROOM = 2**26
+"""Bytes that a thread keeps from one tensor to the next; larger tensors get memory that is freed at once."""
 
 
 def read(
@@ -41,14 +45,16 @@ def read(
 
     dtype: the name of the leaves' type. place: puts a leaf (path, array) where it shall stay, and may keep
     the array's memory. digests: takes the SHA-256 of each tensor as it was read.
+    Besides the leaves, memory holds at most AHEAD times the largest tensor as stored and as read, and ROOM;
+    all of that is free when this returns or raises.
     Errors: UserError naming the tensor where values are NaN or infinite, unless allowed, or do not fit the
     type; where two copies differ.
     """
     for copy, source in plan.equal:
         if not np.array_equal(_bits(stored.read(copy)), _bits(stored.read(source))):
             raise UserError(
-                f"{stored.folder}: {copy} is tied to {source} by the config, but the stored tensors differ; "
-                "set tie_word_embeddings to false in config.json to read them as two"
+                f"{stored.folder}: {printable(copy)} is tied to {printable(source)} by the config, but the "
+                "stored tensors differ; set tie_word_embeddings to false in config.json to read them as two"
             )
 
     room, wanted = _Room(), named_type(dtype)
@@ -59,26 +65,33 @@ def read(
         tensor = stored.read(name, room if moved else None)
         if digests is not None:
             digests[name] = digest(tensor)
-        wide = cast(tensor, dtype, f"{stored.folder}: {name}")
+        said = f"{stored.folder}: {printable(name)}"
+        wide = cast(tensor, dtype, said)
         if not allow_nonfinite:
-            _check_finite(wide, f"{stored.folder}: {name} ({stored.specs[name].file})")
+            _check_finite(wide, f"{said} ({stored.specs[name].file})")
         lent = moved and wide is tensor
         return {path: _own(leaf, lent, stored.folder) for path, leaf in split(entry, wide).items()}
 
     leaves: dict[str, Any] = {}
-    for found in _in_order(one, plan.entries):
-        leaves |= {path: place(path, leaf) for path, leaf in found.items()}
+    with closing(_in_order(one, plan.entries)) as every:  # an error must not keep the threads and their rooms
+        for found in every:
+            leaves |= {path: place(path, leaf) for path, leaf in found.items()}
     return tree.unflatten(leaves)
 
 
 class _Room(threading.local):
-    """Memory of a thread for one tensor at a time: fresh memory costs more than to copy what was read."""
+    """Memory of a thread for one tensor at a time: fresh memory costs more than to copy what was read.
+
+    It grows to the largest tensor of at most ROOM bytes, and goes with its thread.
+    """
 
     def __init__(self) -> None:
         self._block = np.empty(0, np.uint8)
 
     def __call__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
         size = math.prod(shape) * dtype.itemsize
+        if size > ROOM:
+            return aligned(path, dtype, shape)
         if size > self._block.size:
             self._block = aligned(path, np.dtype(np.uint8), (size,))
         return self._block[:size].view(dtype).reshape(shape)
@@ -114,7 +127,7 @@ def _check_finite(tensor: np.ndarray, name: str) -> None:
         )
 
 
-def _in_order(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+def _in_order(function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any]:
     """Yield `function(item)` of each item, in order, from a few threads; at most AHEAD wait or run."""
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:

@@ -14,15 +14,39 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def cast(tensor: np.ndarray, name: str, what: str) -> np.ndarray:
-    """Return the tensor in the type of that name. Errors: UserError where a finite value becomes infinite."""
+    """Return the tensor in the type of that name.
+
+    what: the tensor, for messages. Errors: UserError where a finite value becomes infinite.
+    """
     dtype = named_type(name)
     if tensor.dtype == dtype:
         return tensor
     with np.errstate(over="ignore", invalid="ignore"):
         found = tensor.astype(dtype)
-    if dtype.itemsize < tensor.dtype.itemsize and np.isinf(found).sum() > np.isinf(tensor).sum():
-        raise UserError(f"{what} has values beyond {name}; use float32")
+    own = tensor.dtype.name
+    shorter = own in FLOATS and _limits(name).max < _limits(own).max  # bfloat16 and float16 are of one width
+    if shorter and np.count_nonzero(np.isinf(found)) > np.count_nonzero(np.isinf(tensor)):
+        raise UserError(f"{what} has values beyond {name}; use {own}")
     return found
+
+
+def narrower(kind: str, dtype: str) -> bool:
+    """Return whether the type `dtype` cannot hold every value of the float type `kind`.
+
+    False where `kind` is no float. Errors: UserError where `dtype` is none.
+
+    >>> narrower("float32", "bfloat16"), narrower("bfloat16", "float16"), narrower("float16", "float32")
+    (True, True, False)
+    """
+    named_type(dtype)
+    if kind not in FLOATS:
+        return False
+    one, other = _limits(kind), _limits(dtype)
+    return bool(other.max < one.max or other.nmant < one.nmant)
+
+
+def _limits(name: str) -> Any:
+    return ml_dtypes.finfo(named_type(name))
 
 
 def named_type(name: str) -> np.dtype[Any]:

@@ -249,5 +249,11 @@ HF = Table(
     ),
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
     required={"add_cross_attention": False},
+    aliases=(  # GPT2Config.attribute_map of transformers 5.23
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ),
 )
 """The Hugging Face folder of a GPT-2."""

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import sys
+import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,16 @@ from lmx.runs import digests
 Say = Callable[[str], None]
 
 
+class WriteError(UserError):
+    """A checkpoint could not be written. reason: why, in a few words, such as "No space left on device"."""
+
+    def __init__(self, where: str, error: BaseException) -> None:
+        code = re.search(r"os_error_code='(\d+)'", str(error))  # how tensorstore, below Orbax, says it
+        number = int(code[1]) if code else getattr(error, "errno", None)
+        self.reason = os.strerror(number) if number else one_line(error)
+        super().__init__(f"{where} could not be written: {self.reason}")
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -30,8 +45,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
-        # Orbax reports each step of a save through absl at level INFO and warns of its own defaults.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax reports each step of a save through absl at level INFO, warns of its own defaults, and logs
+        # with its traceback each error that it raises as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         self.keep_last, self.keep_best = max(1, keep_last), keep_best
         self._ranks: dict[int, float | None] = {}
@@ -55,9 +71,10 @@ class Checkpoints:
         """Start to save; the arrays may be donated at once, for Orbax holds them on the host when it returns.
 
         optimizer: None where there is none, as in what was imported.
-        Errors: UserError where the save before this one failed (disk full, say); the older ones are kept.
+        Errors: WriteError where the save before this one failed (disk full, say); the older ones are kept.
         """
         self.wait()
+        _hush()
         trees = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
         own = {
             "step": step,
@@ -70,26 +87,32 @@ class Checkpoints:
             everything = ocp.args.Composite(**items, facts=ocp.args.JsonSave(sealed))
             self.manager.save(step, args=everything, force=True)
         except (OSError, ValueError) as error:
-            where = self.folder / str(step)
-            raise UserError(f"checkpoint {where} could not be written: {one_line(error)}") from error
+            _settle(self.folder)
+            raise WriteError(f"checkpoint {self.folder / str(step)}", error) from error
         self._ranks[step] = facts.get("rank")
         self._saved = True
 
     def wait(self) -> None:
-        """Wait for the save in flight, then drop what is neither among the last nor among the best."""
+        """Wait for the save in flight, then drop what is neither among the last nor among the best.
+
+        Errors: WriteError where it failed.
+        """
         if self._manager is None:
             return
         try:
             self._manager.wait_until_finished()
+            if not self._saved:
+                return
+            for step in self.steps():
+                self._list_files(self.folder / str(step))
+            for step in self.surplus():
+                self._manager.delete(step)
+                self._ranks.pop(step, None)
+        except UserError:
+            raise
         except Exception as error:
-            raise UserError(f"a checkpoint in {self.folder} could not be written: {error}") from error
-        if not self._saved:
-            return
-        for step in self.steps():
-            self._list_files(self.folder / str(step))
-        for step in self.surplus():
-            self._manager.delete(step)
-            self._ranks.pop(step, None)
+            _settle(self.folder)
+            raise WriteError(f"a checkpoint in {self.folder}", error) from error
 
     def _list_files(self, folder: Path) -> None:
         """Write the digests of a checkpoint's files beside them, once; Orbax keeps no checksums."""
@@ -152,6 +175,7 @@ class Checkpoints:
         wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
         for name, item in wanted.items():
             self._check_leaves(step, name, leaves(item), facts["leaves"].get(name, {}))
+            self._check_types(step, name, item)
         try:
             args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
             found = self.manager.restore(step, args=ocp.args.Composite(**args))
@@ -178,6 +202,17 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)}: {name} are not those wanted "
                 f"(- missing, + surplus, ! other): {'; '.join(lines)}"
             )
+
+    def _check_types(self, step: int, name: str, item: Any) -> None:
+        """Refuse types that jax would narrow without a word, after which no digest fits."""
+        for path, leaf in digests.named(item).items():
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+                continue
+            if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+                raise UserError(
+                    f"checkpoint {self.folder / str(step)}: {name} are {leaf.dtype} ({path}), which jax has "
+                    "only where JAX_ENABLE_X64=1 is set; set it and try again"
+                )
 
     def restore_newest(
         self, params: Any, optimizer: Any, *, say: Say
@@ -217,11 +252,50 @@ class Checkpoints:
         return aside
 
     def close(self) -> None:
-        """Finish the save in flight and free the manager's threads."""
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        """Finish the save in flight and free the manager's threads, which write no more after this.
+
+        Errors: WriteError where that save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            manager, self._manager = self._manager, None
+            try:
+                if manager is not None:
+                    manager.close()
+            except Exception as error:
+                raise WriteError(f"a checkpoint in {self.folder}", error) from error
+
+
+QUIET, PATIENCE = 0.3, 30.0
+"""Seconds without a change after which a failed save has come to rest, and how long to wait for them."""
+
+
+def _settle(folder: Path) -> None:
+    """Wait until nothing below a folder changes: after an error in one array, Orbax leaves the writes of the
+    others to threads that nobody can wait for."""
+    before, since = None, time.monotonic()
+    end = since + PATIENCE
+    while (now := time.monotonic()) < end:
+        found = [(path, os.lstat(path).st_size) for path in sorted(folder.rglob("*")) if path.exists()]
+        if found != before:
+            before, since = found, now
+        elif now - since >= QUIET:
+            return
+        time.sleep(QUIET / 10)
+
+
+@lru_cache(maxsize=1)
+def _hush() -> None:
+    """From now on say nothing of writes that ended after their save had failed: that failure is raised."""
+    plain = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if found.exc_type is not RuntimeError or str(found.exc_value) != "Event loop is closed":
+            plain(found)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 def leaves(arrays: Any) -> dict[str, str]:

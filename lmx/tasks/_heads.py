@@ -18,6 +18,9 @@ from lmx.core.types import IGNORED, Array, Batch, Model, Outputs, Params, Taps
 SITE = 2**30
 """The head's place among the dropouts of a model, behind those of any number of layers."""
 
+MOST = 10**6
+"""Labels or targets of a head; each costs D numbers."""
+
 Dropout = Callable[[Array], Array]
 
 Head = Callable[[Params, Outputs, Batch, Dropout], Outputs]
@@ -118,9 +121,11 @@ def pooled(outputs: Outputs) -> Array:
 
 
 def count(name: str, value: Any, least: int) -> None:
-    """Raise UserError where a task's option is not a whole number of at least `least`."""
+    """Raise UserError where a task's option is not a whole number from `least` to MOST."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"task.{name}={value!r}; expected a whole number of at least {least}")
+    if value > MOST:
+        raise UserError(f"task.{name}={value}; expected at most {MOST:,}")
 
 
 def switch(name: str, value: Any) -> None:

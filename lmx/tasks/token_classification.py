@@ -32,7 +32,7 @@ _ENTRIES = (
 _OPTIONS = (("labels", "num_labels"), ("dropout", "classifier_dropout"))
 
 HF = {
-    "gpt2": HeadTable("GPT2ForTokenClassification", _ENTRIES, options=_OPTIONS),
+    "gpt2": HeadTable("GPT2ForTokenClassification", _ENTRIES, options=_OPTIONS, fallback="hidden_dropout"),
     "bert": HeadTable("BertForTokenClassification", _ENTRIES, model={"pooler": False}, options=_OPTIONS),
 }
 """Model -> the head's place in a Hugging Face folder."""

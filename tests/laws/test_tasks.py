@@ -64,7 +64,7 @@ def batch(task: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     draw, name = np.random.default_rng(seed), task["name"]
     shape = (B, *TEXTS.get(name, ()), T)
     found: dict[str, Any] = {"input_ids": draw.integers(0, V, shape)}
-    if name in ("causal_lm", "masked_lm", "bert_pretraining", "token_classification"):
+    if name in ("causal_lm", "instruction", "masked_lm", "bert_pretraining", "token_classification"):
         found["labels"] = draw.integers(0, C if name == "token_classification" else V, (B, T))
         found["labels"][:, ::3] = IGNORED
     elif name == "sequence_regression":

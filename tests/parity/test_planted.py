@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ GPT2 = {
     "resid_pdrop": 0.0,
     "classifier_dropout": 0.0,
     "attn_implementation": "eager",
+}
+
+ALIASES = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
 }
 
 Side = tuple[Checkpoint, draws.Arrays]
@@ -161,6 +169,33 @@ def compare(side: tuple[Any, ...], found: Checkpoint, batch: draws.Arrays) -> No
 @pytest.mark.parametrize("family", NAMES)
 def test_nothing_planted_passes(sides: dict[str, tuple[Any, ...]], family: str) -> None:
     compare(sides[family], *sides[family][1:3])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fields_by_their_other_names(sides: dict[str, tuple[Any, ...]], tmp_path: Path) -> None:
+    """A GPT-2 whose config.json names its sizes as BERT's does: what transformers makes of the folder.
+
+    12 heads, which the absence of n_head means, divide the width as well, with other numbers.
+    """
+    case, _, batch, outputs, _ = sides["gpt2"]
+    assert dict(transformers.GPT2Config.attribute_map) == {other: name for name, other in ALIASES.items()}
+    assert dict(transformers.BertConfig.attribute_map) == {}
+    model = draws.draw_model(case, GPT2, 1)
+    for name, parameter in model.named_parameters():
+        if "wte" in name or "wpe" in name:
+            parameter.data *= 0.06
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {ALIASES.get(name, name): value for name, value in config.items()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    theirs = type(model).from_pretrained(tmp_path, attn_implementation="eager")
+    seen = peers.theirs(case, theirs, batch, gradients=False)[0]
+    peers.gate(peers.seen(case, batch, seen), peers.seen(case, batch, outputs), 1e-6)
+    found = peers.read(tmp_path)
+    assert found.config["model"]["heads"] == 3
+    compare((case, found, batch, seen, {}), found, batch)
+    with pytest.raises(peers.DiffersError, match=r"expected \(52, 3, 10\)"):
+        compare((case, found, batch, seen, {}), *model_with(heads=12)(found, batch))
 
 
 @pytest.mark.filterwarnings("ignore")

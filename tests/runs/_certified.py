@@ -65,6 +65,12 @@ def seal(content: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
+def store(folder: Path, content: dict[str, Any]) -> None:
+    """A certificate with a seal that fits, in lmx's own text."""
+    text = json.dumps(seal(content), indent=2, sort_keys=True)
+    (folder / "conversion.json").write_text(text + "\n")
+
+
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 

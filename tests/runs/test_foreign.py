@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lmx.hf import oracle, probe
 from lmx.tokenizer import _probe
 from tests.unit import _hf_folders as made
 
-from ._certified import certificate, complaint, small_bert
+from ._certified import certificate, complaint, digests, said, small_bert
 from .conftest import options
 
 
@@ -96,7 +97,7 @@ def test_a_verdict_about_nothing_is_none(
     capsys.readouterr()
     answer = {name: np.zeros((2, 16, made.D), np.float32) for name in batch}
     monkeypatch.setattr(oracle, "present", lambda: True)
-    monkeypatch.setattr(oracle, "judge", lambda *_: answer)
+    monkeypatch.setattr(oracle, "judge", lambda *_, **__: answer)
     assert said in complaint(capsys, ["verify", str(tmp_path / "in")])
 
 
@@ -160,10 +161,11 @@ def test_links_of_tokenizers_stay_inside(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path: Path, capsys: Any) -> None:
-    os.mkfifo(tmp_path / "config.json")
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "config.json")
     for command in ("generate", "export-hf"):
         more = ["--output", str(tmp_path / "out")] if command == "export-hf" else []
-        said = complaint(capsys, [command, "--checkpoint", str(tmp_path), *more])
+        said = complaint(capsys, [command, "--checkpoint", str(tmp_path / "in"), *more])
         assert "config.json: is not a regular file" in said
 
 
@@ -220,3 +222,103 @@ def test_names_from_a_foreign_config_are_shown_safely(tmp_path: Path) -> None:
     assert "\n" not in notes
     assert "\x1b" not in notes
     assert r"_\x1b[2J\nlmx: all good" in notes
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    small_bert(tmp_path / "source")
+    words = ["--checkpoint", str(tmp_path / "source"), "--output", str(tmp_path / "out")]
+    assert main(["export-hf", *words]) == 0
+    return tmp_path / "out"
+
+
+def test_what_git_keeps_is_left_and_said(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = len(digests(exported))
+    (exported / ".git" / "refs").mkdir(parents=True)
+    (exported / ".git" / "config").touch()
+    capsys.readouterr()
+    assert main(["verify", str(exported)]) == 0
+    assert said(capsys)[0] == f"files: {count} unchanged, by SHA-256; .git not looked at"
+    (exported / "more" / ".git").mkdir(parents=True)
+    assert "+ file more/.git/;" in complaint(capsys, ["verify", str(exported)])
+
+
+def test_a_certificate_elsewhere_is_none(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = exported / "conversion.json", tmp_path / "elsewhere.json"
+    path.rename(other)
+    path.symlink_to(other)
+    told = complaint(capsys, ["verify", str(exported)])
+    assert told.startswith(f"{path}: is a link to {str(other)!r}, outside the folder")
+    path.unlink()
+    os.mkfifo(path)
+    assert "is not a regular file" in complaint(capsys, ["verify", str(exported)])
+
+
+def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = small_bert(tmp_path / "source")
+    try:
+        (source / os.fsdecode(b"caf\xe9.txt")).touch()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    out = tmp_path / "in"
+    assert main(["import-hf", "--source", str(source), "--output", str(out)]) == 0
+    assert r"caf\xe9.txt" in certificate(out)["source"]["files"]
+    assert main(["verify", str(out)]) == 0
+    (out / os.fsdecode(b"\xff\x1b")).touch()
+    assert r"+ file \xff\x1b;" in complaint(capsys, ["verify", str(out)])
+
+
+def test_messages_of_the_judge_name_the_user_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(words: list[str], **options: Any) -> Any:
+        return subprocess.CompletedProcess(words, 1, "", f"OSError: {tmp_path.resolve()} is not for me")
+
+    monkeypatch.setattr(oracle.subprocess, "run", failing)
+    with pytest.raises(lmx.UserError) as error:
+        oracle.judge(tmp_path, "GPT2Model", {}, said="my/model")
+    told = "my/model: transformers cannot open it as GPT2Model: OSError: my/model is not for me"
+    assert str(error.value) == told
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+def test_how_a_config_wants_to_be_called_is_nothing_to_the_judge(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("torch")
+    keys = {"return_dict": False, "torchscript": True, "output_attentions": True}
+    source = classifier(tmp_path / "source", chunk_size_feed_forward=3, output_hidden_states=True, **keys)
+    found = lmx.load(source)
+    batch = _hf.probe_batch(found.config)
+    theirs = oracle.judge(source, "BertForSequenceClassification", batch)
+    ours = probe.run(lmx.build(found.config), found.params, batch)
+    gaps = oracle.differences(ours, theirs, batch["attention_mask"])
+    assert set(gaps) == {"hidden", "logits"}
+    assert all(relative < 1e-5 for _, relative in gaps.values())
+
+
+@pytest.mark.parametrize("text", ["2XB", "GB", "1,5", "1_0x", "", "-", "5 5"])
+def test_sizes_of_shards_that_are_no_numbers(text: str, tmp_path: Path, capsys: Any) -> None:
+    words = ["export-hf", "--checkpoint", "x", "--output", str(tmp_path / "out"), f"--shard-size={text}"]
+    expected = (
+        "a number of GB (10^9 bytes), such as 2, or one with a unit: 2GB, 500MB; see lmx export-hf --help"
+    )
+    assert complaint(capsys, words) == f"argument --shard-size: {text!r}; expected {expected}"
+
+
+def test_sizes_of_shards(tmp_path: Path, capsys: Any) -> None:
+    source = small_bert(tmp_path / "source")
+    words = ["export-hf", "--checkpoint", str(source), "--output"]
+    files = {}
+    for number, text in enumerate(("2e-6", "2KB", "2 kb", "0.002MB", "2000B", "2e-6 GB", "2GB", "1B")):
+        assert main([*words, str(tmp_path / str(number)), "--shard-size", text]) == 0
+        files[text] = sorted(path.name for path in (tmp_path / str(number)).glob("*.safetensors"))
+    cut = [files.pop(text) for text in ("2GB", "1B")]
+    assert (len(cut[0]), len(cut[1])) == (1, 41)
+    assert {len(names) for names in files.values()} == {len(files["2KB"])}
+    assert 1 < len(files["2KB"]) < 41
+    told = "expected GB above 0, from 1e-9 (a file for each tensor) to 1e9, a GB being 10^9 bytes"
+    for text, number in (("inf", "inf"), ("1e300", "1e+300"), ("1e-10", "1e-10")):
+        said = complaint(capsys, [*words, str(tmp_path / "x"), "--shard-size", text])
+        assert said == f"shard_size={number}; {told}"

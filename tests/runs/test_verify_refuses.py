@@ -16,7 +16,7 @@ from lmx.__main__ import main
 from lmx.hf import oracle
 from tests.unit import _hf_folders as made
 
-from ._certified import certificate, complaint, digests, of, seal, sha256, small_bert
+from ._certified import certificate, complaint, digests, of, sha256, small_bert, store
 
 SAYS = "is not what its certificate says (- missing, + surplus, ! other): "
 WEIGHTS = "model.safetensors"
@@ -55,7 +55,7 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = certificate(folder)
     change(content)
     content["target"]["files"] = digests(folder)
-    (folder / "conversion.json").write_text(json.dumps(seal(content)))
+    store(folder, content)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -95,6 +95,8 @@ def test_copies_verify(folder: Path) -> None:
             lambda out: [(out / f"f{i}").touch() for i in range(10)],
             "; ".join(f"+ file f{i}" for i in range(8)) + "; and 2 more",
         ),
+        (lambda out: (out / "more" / "empty").mkdir(parents=True), "+ file more/empty/"),
+        (lambda out: (out / ".git").touch(), "+ file .git"),
     ],
 )
 def test_files(
@@ -102,6 +104,7 @@ def test_files(
 ) -> None:
     out = folder / "out"
     change(out)
+    lines += "; move what is not part of it (+) out of the folder" if "+" in lines else ""
     assert complaint(capsys, ["verify", str(out)]) == f"{out} {SAYS}{lines}"
 
 
@@ -119,19 +122,25 @@ def test_certificates(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = out / "conversion.json"
     text = path.read_text()
     edit(path, parameters=1)
-    changed = f"{path}: the certificate itself was changed (its seal differs)"
+    again = "; import or export again"
+    changed = f"{path}: the certificate itself was changed (its seal differs){again}"
     assert complaint(capsys, ["verify", str(out)]) == changed
     content = json.loads(text)
     path.write_text(json.dumps({key: value for key, value in content.items() if key != "seal"}))
     assert complaint(capsys, ["verify", str(out)]) == changed
     path.write_text(text.replace('"format": 1', '"format": 2'))
-    assert complaint(capsys, ["verify", str(out)]) == f"{path}: format 2; this lmx reads format 1"
+    assert complaint(capsys, ["verify", str(out)]) == f"{path}: format 2; this lmx reads format 1{again}"
+    for spaced in (text + " ", text.replace("  ", " "), json.dumps(content)):
+        path.write_text(spaced)
+        assert complaint(capsys, ["verify", str(out)]) == changed.replace("seal differs", "text is not lmx's")
+    path.write_text("{}")
+    assert complaint(capsys, ["verify", str(out)]) == f"{path}: not a certificate of lmx{again}"
     path.write_text(text[:-3])
-    assert complaint(capsys, ["verify", str(out)]).startswith(f"{path}: is not readable as JSON (")
+    broken = complaint(capsys, ["verify", str(out)])
+    assert broken.startswith(f"{path}: is not readable as JSON (")
+    assert broken.endswith(again)
     path.write_text("[]")
-    assert complaint(capsys, ["verify", str(out)]) == (
-        f"{path}: is JSON, but not an object; fetch the file again"
-    )
+    assert complaint(capsys, ["verify", str(out)]) == (f"{path}: is JSON, but not an object{again}")
     path.unlink()
     assert complaint(capsys, ["verify", str(out)]) == (
         f"{out}: no conversion.json to check it by; `lmx import-hf` and `lmx export-hf` write one into what "
@@ -163,8 +172,8 @@ def test_certificates_that_are_sealed_and_say_nothing(
 ) -> None:
     path = folder / "out" / "conversion.json"
     content = json.loads(path.read_text())
-    for found in ({**content, **changes}, {"format": 1}):
-        path.write_text(json.dumps(seal(found)))
+    for found in ({**content, **changes}, {"format": 1}, {}):
+        store(folder / "out", found)
         said = complaint(capsys, ["verify", str(folder / "out")])
         assert said == f"{path}: not a certificate of lmx; import or export again"
 
@@ -238,9 +247,6 @@ def test_a_damaged_import(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines.startswith("- file data/tokenizer/")
 
 
-# ----------------------------------------------------------------------------------- imports that are refused
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
 
@@ -277,9 +283,7 @@ def test_a_failed_import_leaves_nothing(
         capsys, ["import-hf", "--source", str(source), "--output", str(tmp_path / "new" / "out")]
     )
     assert told.startswith(f"{source}{said}"), told
-    left = [path for path in tmp_path.iterdir() if path != source and path.name != "new"]
-    assert left == []
-    assert not (tmp_path / "new").exists() or list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [source]
     assert digests(tmp_path) == before
 
 
@@ -289,8 +293,7 @@ def test_a_death_at_the_end_leaves_nothing(
     from lmx.hf import certificate as certificates
 
     def dying(*args: Any) -> None:
-        work = tmp_path / f"out.lmx-writing-{os.getpid()}"
-        assert (work / "checkpoints" / "0").is_dir()
+        assert len(list(tmp_path.glob("out.lmx-writing-*/folder/checkpoints/0"))) == 1
         raise KeyboardInterrupt
 
     monkeypatch.setattr(certificates, "write", dying)
@@ -307,7 +310,9 @@ def test_places(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for command in (words, ["export-hf", "--checkpoint", str(whole / "in"), "--output"]):
         told = complaint(capsys, [*command, "/proc/lmx"])
         assert told.startswith("/proc/lmx"), told
-        told = complaint(capsys, [*command, str(whole / "out" / "config.json" / "x")])
+        (tmp_path / "file").touch()
+        told = complaint(capsys, [*command, str(tmp_path / "file" / "x")])
+        (tmp_path / "file").unlink()
         assert "x: cannot be written (Not a directory)" in told or "is a file" in told, told
     assert digests(whole) == before
     again = ["import-hf", "--output", str(tmp_path / "out"), "--source"]
@@ -316,11 +321,23 @@ def test_places(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     inside = whole / "source" / "in"
     told = complaint(capsys, [*words, str(inside)])
     assert told == f"{inside} would lie in {whole / 'source'}; name a folder elsewhere"
+    for name in ("in", "out"):
+        inside = whole / name / "new" / "x"
+        told = complaint(capsys, ["export-hf", "--checkpoint", str(whole / name), "--output", str(inside)])
+        assert told == f"{inside} would lie in {whole / name}; name a folder elsewhere"
+        told = complaint(capsys, [*words, str(inside)])
+        assert told == (
+            f"{inside} would lie in {whole / name}, whose conversion.json lists all that it holds; name a "
+            "folder elsewhere"
+        )
     told = complaint(capsys, [*words, "."])
     assert told.startswith("argument --output: '.': exists already; expected the name of a new folder")
     assert digests(whole) == before
-    for gone in (tmp_path / "gone", whole / "source" / "config.json"):
-        told = f"{gone}: no such folder; expected a Hugging Face folder or hf://ORG/NAME@REVISION"
+    for gone, why in (
+        (tmp_path / "gone", "no such folder"),
+        (whole / "source" / "config.json", "is a file"),
+    ):
+        told = f"{gone}: {why}; expected a Hugging Face folder or hf://ORG/NAME@REVISION"
         assert complaint(capsys, [*again, str(gone)]) == told
     assert list(tmp_path.iterdir()) == []
 

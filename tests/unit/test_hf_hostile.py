@@ -22,6 +22,7 @@ WHOLE = "expected a whole number of at least 1"
 SCALAR = "expected a number, true, false or a short name"
 KNOWN = "lmx reads: GPT2ForQuestionAnswering, GPT2ForSequenceClassification, GPT2ForTokenClassification, "
 KNOWN += "GPT2LMHeadModel, GPT2Model"
+BODY = "; a task, such as features, reads the body alone"
 AGAIN = "; fetch the file again"
 ABSENT = object()
 
@@ -56,7 +57,8 @@ DISAGREE = {
     "no_width": ({"n_embd": ABSENT}, None),
     "no_vocabulary": (
         {"vocab_size": ABSENT},
-        f": {DIFF.format('GPT2LMHeadModel')}! transformer.wte.weight expected (50257, 8), found (19, 8)",
+        f": {DIFF.format('GPT2LMHeadModel')}! transformer.wte.weight expected (50257, 8), found (19, 8)"
+        "; vocab_size is not in config.json; 50257 was assumed",
     ),
     "no_heads": ({"n_head": ABSENT}, "/config.json: n_embd=8 does not divide into n_head=12 heads"),
     "three_heads": ({"n_head": 3}, "/config.json: n_embd=8 does not divide into n_head=3 heads"),
@@ -75,6 +77,14 @@ DISAGREE = {
         None,
     ),
     "inner": ({"n_inner": 2**31 - 1}, None),
+    "two_names": (
+        {"num_attention_heads": 4},
+        "/config.json: n_head=2, but its other name num_attention_heads=4; remove one",
+    ),
+    "no_heads_by_the_other_name": (
+        {"n_head": ABSENT, "num_attention_heads": 3},
+        "/config.json: n_embd=8 does not divide into n_head=3 heads",
+    ),
 }
 
 FIELDS = {
@@ -98,6 +108,10 @@ FIELDS = {
         {"quantization_config": {"quant_method": "gptq"}},
         "/config.json: quantization_config is set; lmx reads float weights, convert them first",
     ),
+    "stored": (
+        {"dtype": "float99"},
+        "/config.json: dtype='float99'; expected null or one of float16, bfloat16, float32, float64",
+    ),
     "type": ({"model_type": "llama"}, "/config.json: model_type='llama'; lmx reads: bert, gpt2"),
     "type_absent": ({"model_type": ABSENT}, "/config.json: model_type=None; lmx reads: bert, gpt2"),
     "type_path": ({"model_type": "../x"}, "/config.json: model_type='../x'; lmx reads: bert, gpt2"),
@@ -112,12 +126,13 @@ FIELDS = {
         "/config.json: model_type={'gpt2': 1}; lmx reads: bert, gpt2",
     ),
     "type_long": ({"model_type": "x\n" * 10**6}, None),
-    "class": ({"architectures": ["Evil"]}, f"/config.json: architectures=['Evil']; {KNOWN}"),
-    "class_list": ({"architectures": [["Evil"]]}, f"/config.json: architectures=[['Evil']]; {KNOWN}"),
-    "class_text": ({"architectures": "GPT2Model"}, f"/config.json: architectures='GPT2Model'; {KNOWN}"),
+    "class": ({"architectures": ["Evil"]}, f"/config.json: architectures=['Evil']; {KNOWN}{BODY}"),
+    "class_list": ({"architectures": [["Evil"]]}, f"/config.json: architectures=[['Evil']]; {KNOWN}{BODY}"),
+    "class_text": ({"architectures": "GPT2Model"}, f"/config.json: architectures='GPT2Model'; {KNOWN}{BODY}"),
 }
 
 CLASSIFIER = DIFF.format("GPT2ForSequenceClassification")
+COUNTED = "; the labels are counted by num_labels, or else by the names in id2label"
 LABELS = {
     "labels_none": ({"num_labels": 0}, "/config.json: num_labels=0; expected a whole number of at least 2"),
     "labels_less": ({"num_labels": -1}, "/config.json: num_labels=-1; expected a whole number of at least 2"),
@@ -129,20 +144,32 @@ LABELS = {
         {"num_labels": 10**30},
         f"/config.json: num_labels={10**30}; expected at most 2,147,483,647",
     ),
-    "labels_wide": (
+    "labels_beyond": (
         {"num_labels": 10**9},
-        f": {CLASSIFIER}! score.weight expected (1000000000, 8), found (3, 8)",
+        "/config.json: num_labels=1000000000; expected at most 1,000,000",
+    ),
+    "labels_wide": (
+        {"num_labels": 10**6},
+        f": {CLASSIFIER}! score.weight expected (1000000, 8), found (3, 8){COUNTED}",
     ),
     "labels_named": (
         {"id2label": {str(i): "x" for i in range(100_000)}, "num_labels": None},
-        f": {CLASSIFIER}! score.weight expected (100000, 8), found (3, 8)",
+        f": {CLASSIFIER}! score.weight expected (100000, 8), found (3, 8){COUNTED}",
+    ),
+    "labels_alike": (
+        {"id2label": {"0": "a", "1": "a"}, "num_labels": None},
+        f": {CLASSIFIER}! score.weight expected (2, 8), found (3, 8){COUNTED}",
+    ),
+    "labels_lettered": (
+        {"id2label": {"x": "a"}, "num_labels": None},
+        "/config.json: id2label has the key 'x'; expected numbers from \"0\" on",
     ),
     "labels_listed": ({"id2label": ["a"]}, "/config.json: id2label=['a']; expected an object of names"),
     "problem": (
         {"problem_type": ["x"]},
         (
             "/config.json: problem_type=['x']; expected null or one of single_label_classification, "
-            "multi_label_classification, regression"
+            f"multi_label_classification, regression{BODY}"
         ),
     ),
 }
@@ -166,6 +193,7 @@ BERT = {
 }
 
 GOOD = json.dumps(made.GPT2)
+TOO_LARGE, SHRINK = "/config.json: holds the number ", ", too large for any float; correct it"
 UNREADABLE = "/config.json: is not readable as JSON ("
 TEXTS: dict[str, tuple[str, str]] = {
     "empty": ("", f"{UNREADABLE}Expecting value: line 1 column 1 (char 0)){AGAIN}"),
@@ -182,7 +210,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "twice": ('{"n_layer": 2, ' + GOOD[1:], f"/config.json: has the key 'n_layer' twice{AGAIN}"),
     "nan": ('{"n_embd": NaN}', f"/config.json: holds NaN, which is not JSON{AGAIN}"),
     "infinity": ('{"n_embd": -Infinity}', f"/config.json: holds -Infinity, which is not JSON{AGAIN}"),
-    "exponent": (GOOD.replace('"n_embd": 8', '"n_embd": 1e999'), f"/config.json: n_embd=inf; {WHOLE}"),
+    "exponent": (GOOD.replace('"n_embd": 8', '"n_embd": 1e999'), f"{TOO_LARGE}'1e999'{SHRINK}"),
+    "exponent_kept": ('{"x": [-1e999], ' + GOOD[1:], f"{TOO_LARGE}'-1e999'{SHRINK}"),
     "digits": (GOOD.replace('"n_embd": 8', '"n_embd": ' + "9" * 5000), UNREADABLE + "Exceeds the limit"),
     "surrogate": ('{"a": "\\ud800"}', UNREADABLE + "'utf-8' codec can't encode character"),
     "deep": ("[" * 10_000 + "]" * 10_000, UNREADABLE + "maximum recursion depth exceeded"),

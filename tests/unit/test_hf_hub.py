@@ -19,7 +19,7 @@ from huggingface_hub import constants
 
 from lmx.core.errors import UserError
 from lmx.hf._open import open_folder
-from lmx.hf.hub import _shown, choose, fetch, is_reference, parse
+from lmx.hf.hub import _shown, choose, fetch, is_reference, parse, suggestion
 from tests.unit._hub import FILES, NEW, OLD, REPO, TENSORS, TOKEN, WEIGHTS, Hub
 
 
@@ -95,6 +95,32 @@ def test_anything_else_is_refused_with_an_example() -> None:
         assert str(error.value).isprintable()
 
 
+SLIPS = {
+    "google-bert/bert-base-uncased": "google-bert/bert-base-uncased",
+    "org/name@main": "org/name@main",
+    "hf:/x/y": "x/y",
+    "hf:x/y@v1": "x/y@v1",
+    "hf:gpt2": "gpt2",
+    "hf:///x/y": "x/y",
+    " org/name": "org/name",
+    "https://huggingface.co/x/y": "x/y",
+    "https://huggingface.co/x/y/": "x/y",
+    "http://www.huggingface.co/gpt2?a=b#c": "gpt2",
+    "huggingface.co/x/y/tree/main": "x/y@main",
+    f"hf.co/x/y/blob/{NEW}/config.json": f"x/y@{NEW}",
+}
+
+
+def test_a_slip_is_told_what_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text, meant in SLIPS.items():
+        assert suggestion(text) == f"; did you mean hf://{meant}?", text
+    (tmp_path / "runs").mkdir()
+    others = "runs runs/one /x/y ./x/y ../x a/b/c x//y https://a.org/x/y hf://x/y hf:/ hf:/a/b/c".split()
+    for text in (*others, "a/\x1b[2J", "hf:/x/y\n/z", "https://huggingface.co/datasets/x/y", ""):
+        assert suggestion(text) == "", text
+
+
 # --- Fetching ------------------------------------------------------------------------------------------
 
 
@@ -139,7 +165,7 @@ def test_a_commit_in_the_cache_needs_no_network(hub: Hub, monkeypatch: pytest.Mo
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(f"hf://{REPO}@{OLD}", said.append) == folder
     assert len(said) == 2
-    refused(f"hf://{REPO}", "HF_HUB_OFFLINE is set", f"name the one that the cache has: hf://{REPO}@")
+    refused(f"hf://{REPO}@v9", "HF_HUB_OFFLINE is set", f"name the one that the cache has: hf://{REPO}@")
     refused(
         f"hf://{REPO}@{'b' * 40}",
         "HF_HUB_OFFLINE is set",
@@ -181,6 +207,48 @@ def test_what_another_tool_left_serves_without_a_network(hub: Hub, monkeypatch: 
         assert set(stored.specs) == {"wte"}
     os.remove(folder / WEIGHTS)
     refused(f"hf://{REPO}@{NEW}", "the cache has no copy of it")
+
+
+@pytest.mark.parametrize("writer", ["lmx", "the library"])
+def test_a_branch_without_a_network_is_what_it_was(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    hub.branches["v1"] = NEW
+    for revision in ("main", "v1"):
+        if writer == "lmx":
+            fetch(f"hf://{REPO}@{revision}")
+        else:
+            huggingface_hub.snapshot_download(REPO, revision=revision)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for reference in (f"hf://{REPO}", f"hf://{REPO}@main", f"hf://{REPO}@v1"):
+        said: list[str] = []
+        folder = fetch(reference, said.append)
+        assert folder.name == NEW
+        (line,) = said
+        assert line == (
+            f"{reference}: the hub cannot be reached; reading the copy in {folder}, of revision {NEW}: "
+            "what it was when last asked for"
+        )
+    refused(f"hf://{REPO}@v2", "HF_HUB_OFFLINE is set")
+    os.remove(folder / WEIGHTS)
+    refused(f"hf://{REPO}", f"the cache lacks '{WEIGHTS}'")
+
+
+def test_the_notes_of_branches_stay_in_their_folder(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(f"hf://{REPO}@{NEW}")
+    refs = folder.parents[1] / "refs"
+    assert not refs.exists()
+    aside = folder.parents[1] / "aside"
+    aside.write_text(NEW)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(f"hf://{REPO}@{aside}", "HF_HUB_OFFLINE is set")
+    refs.mkdir()
+    (folder.parent / "other").symlink_to(folder)
+    for text in (NEW[:-1], NEW + "0", "../" + NEW, "", "other"):
+        (refs / "main").write_text(text)
+        refused(f"hf://{REPO}", "HF_HUB_OFFLINE is set")
+    (refs / "main").write_text(NEW)
+    assert fetch(f"hf://{REPO}") == folder
 
 
 def test_a_fresh_process_takes_its_settings_from_the_environment(

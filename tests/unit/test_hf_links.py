@@ -177,12 +177,13 @@ def test_snapshots_of_the_hub_s_cache(tmp_path: Path, outside: Path) -> None:
     (repo / "blobs").mkdir(parents=True)
     blob = repo / "blobs" / "0a1b"
     os.rename(outside, blob)
-    for folder, target in (("rev", "../../blobs/0a1b"), ("rev/sub", "../../../blobs/0a1b")):
-        with open_folder(linked(repo / "snapshots" / folder, target)) as stored:
-            assert stored.read("a").tolist() == [1, 1]
+    with open_folder(linked(repo / "snapshots" / "rev", "../../blobs/0a1b")) as stored:
+        assert stored.read("a").tolist() == [1, 1]
     other = linked(tmp_path / "models--org--other" / "snapshots" / "rev", str(blob))
     said = f"is a link to {str(blob)!r}, outside the folder; put the file itself there"
     refused(other, said)
+    for within in ("rev/sub", "rev/snapshots/rev"):  # below a snapshot, not one itself
+        refused(linked(repo / "snapshots" / within, str(blob)), said)
     (tmp_path / "models--org--other" / "blobs").symlink_to(repo / "blobs")
     (other / NAME).unlink()
     (other / NAME).symlink_to("../../blobs/0a1b")
@@ -192,8 +193,12 @@ def test_snapshots_of_the_hub_s_cache(tmp_path: Path, outside: Path) -> None:
     shared.parent.mkdir(parents=True)
     os.rename(blob, shared)
     blob.symlink_to("../../blobs/0a/0a1b")
+    refused(repo / "snapshots" / "rev", said.replace(str(blob), str(shared)))  # any folder of that name
+    (tmp_path / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
     with open_folder(repo / "snapshots" / "rev") as stored:
         assert stored.read("a").tolist() == [1, 1]
+    nested = linked(repo / "snapshots/rev/models--x/snapshots/1", str(shared))
+    refused(nested, said.replace(str(blob), str(shared)))
     blob.unlink()
     os.rename(shared, blob)
     refs = repo / "refs"

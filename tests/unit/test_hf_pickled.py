@@ -223,6 +223,26 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 opened(tmp_path / "x.bin", archive())
 
 
+@pytest.mark.parametrize("kind", ["alike", "turned", "parts"])
+def test_a_storage_is_read_a_few_times_at_most(tmp_path: Path, kind: str) -> None:
+    """Tied weights share a storage; a thousand tensors of one would fill the memory from a small file."""
+
+    def views(count: int) -> bytes:
+        made = {}
+        for i in range(count):
+            shapes = {"alike": ((2, 3), (3, 1)), "turned": ((1 + i % 6,), (1,)), "parts": ((6,), (1,))}
+            made[f"w{i}"] = tensor(*shapes[kind])
+        return archive(state(**made))
+
+    most = {"alike": 4, "turned": 7, "parts": 4}[kind]  # 1 + 2 + ... + 6 + 1 <= 24
+    opened(tmp_path / "x.bin", views(most)).close()
+    taken = {"alike": 30, "turned": 25, "parts": 30}[kind]
+    more = {"alike": 1, "turned": 3, "parts": 1}[kind]  # 22 + 2, then + 3
+    message = rf"^.*x\.bin: 'w\d+' and those before it take {taken if kind != 'turned' else 27} elements of "
+    with pytest.raises(UserError, match=message + r"storage '0', which has 6; expected at most 4 times"):
+        opened(tmp_path / "x.bin", views(most + more - (kind == "turned")))
+
+
 def test_zip64_and_descriptors_of_another_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """zipfile, told that every size is large, and that it cannot seek back to a header."""
 

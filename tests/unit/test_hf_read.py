@@ -10,6 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import lmx
 from lmx.commands import _hf
@@ -169,7 +170,7 @@ def test_a_new_head_on_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[
     task = {"name": "sequence_classification", "labels": 3}
     found = tree.flatten(lmx.load(folder, task=task).params)
     new = "pooler/kernel, pooler/bias, head/kernel, head/bias"
-    assert capsys.readouterr().err == f"{folder}: started anew, for the folder has them not: {new}\n"
+    assert capsys.readouterr().err == f"{folder}: started anew with labels=3: {new}\n"
     assert {path: found[path].shape for path in new.split(", ")} == {
         "pooler/kernel": (8, 8), "pooler/bias": (8,), "head/kernel": (8, 3), "head/bias": (3,)
     }  # fmt: skip
@@ -199,10 +200,7 @@ def test_a_half_head_is_not_completed(tmp_path: Path) -> None:
         assert said == DIFF.format("BertForSequenceClassification") + "- classifier.bias (3,)"
     body = {k: v for k, v in made.bert("").items() if not k.endswith("query.bias")}
     said = refused(tmp_path, BASE, body, task=task)
-    assert said.endswith(
-        ": - bert.encoder.layer.0.attention.self.query.bias (8,); "
-        "- bert.encoder.layer.1.attention.self.query.bias (8,)"
-    )
+    assert said.endswith("! other): - bert.encoder.layer.{0,1}.attention.self.query.bias (8,)")
 
 
 def test_the_folders_own_head_is_never_started_anew(tmp_path: Path) -> None:
@@ -308,7 +306,12 @@ def test_types_that_cannot_be(tmp_path: Path) -> None:
     read(tmp_path, made.GPT2, large, dtype="bfloat16")
     vast = {**made.gpt2(), "transformer.ln_f.bias": np.full(made.D, 1e300)}
     said = refused(tmp_path, made.GPT2, vast)
-    assert said == "transformer.ln_f.bias has values beyond float32; use float32"
+    assert said == "transformer.ln_f.bias has values beyond float32; use float64"
+    wide = {**made.gpt2(), "transformer.ln_f.bias": np.full(made.D, 1e30)}
+    brain = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in wide.items()}
+    read(tmp_path, made.GPT2, brain)
+    said = refused(tmp_path, made.GPT2, brain, dtype="float16")  # of the same width, of another range
+    assert said == "transformer.ln_f.bias has values beyond float16; use bfloat16"
     for kind, reason in (
         ("float64", "dtype='float64'; jax has it only where JAX_ENABLE_X64=1 is set; use float32"),
         ("int8", "dtype='int8'; expected one of float16, bfloat16, float32, float64"),
@@ -317,6 +320,17 @@ def test_types_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(lmx.UserError) as error:
             lmx.load(tmp_path, dtype=kind)
         assert str(error.value) == reason
+
+
+def test_an_untied_head_keeps_the_types_of_both_names(tmp_path: Path) -> None:
+    """Of the two biases the decoder's is read, in its own type; both are written, and in that type."""
+    tensors = {**made.bert(), **made.mlm(tied=False), TWIN: made.mlm()[BIAS]}
+    stored = {k: v.astype(np.float32 if k in (BIAS, TWIN) else np.float16) for k, v in tensors.items()}
+    found = read(tmp_path / "in", {**made.BERT, "tie_word_embeddings": False}, stored)
+    kept = found.checkpoint.config["hf"]
+    assert (kept["dtype"], kept["types"]) == ("float16", {BIAS: "float32", TWIN: "float32"})
+    lmx.save_hf(found.checkpoint, tmp_path / "out")
+    same(load_file(tmp_path / "out" / "model.safetensors"), stored)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "float64"])

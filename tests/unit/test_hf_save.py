@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_other_keys_come_back(tmp_path: Path) -> None:
     }  # fmt: skip
     tensors = made.bert(pooler=True) | made.classifier(3)
     config = {key: value for key, value in SEQUENCE.items() if key != "num_labels"} | others
-    source = made.folder(tmp_path / "source", config, tensors, _name_or_path="/home/someone", torch_dtype="f")
+    source = made.folder(tmp_path / "source", config, tensors, _name_or_path="/home", torch_dtype="float32")
     lmx.save_hf(lmx.load(source), tmp_path / "again")
     found = config_of(tmp_path / "again")
     assert {key: found[key] for key in others} == others
@@ -273,7 +272,7 @@ def test_a_death_while_writing_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: BaseException
 ) -> None:
     def dying(*args: Any, **kwargs: Any) -> None:
-        assert [path.name for path in tmp_path.iterdir()] == [f"hf.lmx-writing-{os.getpid()}"]
+        assert [path.name[:15] for path in tmp_path.iterdir()] == ["hf.lmx-writing-"]
         raise death
 
     checkpoint = born("gpt2", {"name": "causal_lm"})
@@ -281,18 +280,6 @@ def test_a_death_while_writing_leaves_nothing(
     with pytest.raises(type(death)):
         lmx.save_hf(checkpoint, tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
-    """Of a process that is dead; what a living one writes, and a folder of the user's own, stay."""
-    with subprocess.Popen(["true"]) as gone:
-        gone.wait()
-    others = [f"hf.lmx-writing-{os.getppid()}", "hf.lmx-writing", "hf.lmx-writing-mine"]
-    for name in (f"hf.lmx-writing-{gone.pid}", *others):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(b"half")
-    lmx.save_hf(born("gpt2", {"name": "causal_lm"}), tmp_path / "hf")
-    assert {path.name for path in tmp_path.iterdir()} == {"hf", *others}
 
 
 def test_files_reach_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

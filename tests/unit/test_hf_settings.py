@@ -116,6 +116,7 @@ def test_problems_that_are_not_known(problem: Any) -> None:
         ({"classifier_dropout": None, "hidden_dropout_prob": 0.2}, {"dropout": 0.2}),
         ({"hidden_dropout_prob": 0.2}, {"dropout": 0.2}),
         ({"classifier_dropout": None}, {}),
+        ({"hidden_dropout": 0.4}, {}),
     ],
 )
 def test_options_of_a_classifier(config: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -134,10 +135,32 @@ def test_options_that_the_class_fixes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "dropout"),
+    [
+        ({}, None),
+        ({"hidden_dropout_prob": 0.5}, None),  # BERT's, which GPT-2's class does not look at
+        ({"hidden_dropout": 0.3}, 0.3),
+        ({"hidden_dropout": 0.3, "classifier_dropout": None}, 0.3),
+        ({"hidden_dropout": 0.3, "classifier_dropout": 0.0}, 0.0),
+    ],
+)
+def test_dropout_of_gpt2_s_labels_of_tokens(config: dict[str, Any], dropout: float | None) -> None:
+    """As GPT2ForTokenClassification of transformers 5.23 takes it; 0.1 where neither is there."""
+    found = settings.task_options(config, GPT2_HEADS["token_classification"])
+    assert found == {"labels": 2} | ({} if dropout is None else {"dropout": dropout})
+
+
+@pytest.mark.parametrize(
     ("config", "reason"),
     [
         ({"id2label": ["a", "b"]}, "id2label=['a', 'b']; expected an object of names"),
         ({"id2label": 3}, "id2label=3; expected an object of names"),
+        ({"id2label": {"0": "a", "x\n": "b"}}, "id2label has the key 'x\\n'; expected numbers from \"0\" on"),
+        ({"id2label": {"-1": "a", "0": "b"}}, "id2label has the key '-1'; expected numbers from \"0\" on"),
+        (
+            {"id2label": {"0": "a", "00": "b"}, "num_labels": 2},
+            "id2label={'0': 'a', '00': 'b'} has a number twice; expected numbers from \"0\" on",
+        ),
         ({"num_labels": 2**31}, "num_labels=2147483648; expected at most 2,147,483,647"),
         ({"num_labels": [3]}, "num_labels=[3]; expected a number, true, false or a short name"),
         (
@@ -163,6 +186,42 @@ def test_fields() -> None:
     assert settings.model_fields({"n_inner": None}, GPT2) == {"mlp_width": None}
     every = {theirs: i for i, (_, theirs) in enumerate(GPT2.fields)}
     assert settings.model_fields(every, GPT2) == {own: every[theirs] for own, theirs in GPT2.fields}
+
+
+ALIASES = {"hidden_size": 8, "max_position_embeddings": 9, "num_attention_heads": 2, "num_hidden_layers": 3}
+
+
+def test_fields_by_another_name() -> None:
+    """GPT2Config of transformers has `attribute_map`: other names of four fields."""
+    expected = {"width": 8, "positions": 9, "heads": 2, "layers": 3}
+    assert settings.model_fields(ALIASES, GPT2) == expected
+    assert settings.model_fields({**ALIASES, "n_head": 2, "n_embd": 8}, GPT2) == expected
+    assert settings.kept({**ALIASES, "x": 1}, GPT2) == ({"x": 1}, ())
+    for value in (3, 2.0, None, True, "2"):
+        with pytest.raises(UserError) as error:
+            settings.model_fields({**ALIASES, "n_head": value}, GPT2)
+        assert str(error.value) == (f"n_head={value!r}, but its other name num_attention_heads=2; remove one")
+    assert settings.model_fields({"n_head": 2}, BERT) == {}
+
+
+def test_sizes_that_were_assumed() -> None:
+    fields = {"vocab_size": 9, "width": 8, "heads": 2, "mlp_width": None, "positions": 4, "layers": 1}
+    said = settings.assumed({"hidden_size": 8, "vocab_size": 9, "n_layer": 1}, GPT2, fields)
+    assert said == ("n_positions is not in config.json; 4 was assumed",)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_stored_types_that_are_named(key: str) -> None:
+    for value in (None, "float32", "bfloat16", "torch.float16", "auto"):
+        assert settings.model_fields({key: value}, BERT) == {}
+    for wrong in ("float99", "int8", 32, ["float32"], "x\n" * 500):
+        with pytest.raises(UserError) as error:
+            settings.model_fields({key: wrong}, BERT)
+        said = str(error.value)
+        assert said.startswith(f"{key}=")
+        assert said.endswith("; expected null or one of float16, bfloat16, float32, float64")
+        assert "\n" not in said
+        assert len(said) < 200
 
 
 @pytest.mark.parametrize(
