@@ -57,8 +57,10 @@ DISAGREE = {
     "no_width": ({"n_embd": ABSENT}, None),
     "no_vocabulary": (
         {"vocab_size": ABSENT},
-        f": {DIFF.format('GPT2LMHeadModel')}! transformer.wte.weight expected (50257, 8), found (19, 8)"
-        "; vocab_size is not in config.json; 50257 was assumed",
+        (
+            f": {DIFF.format('GPT2LMHeadModel')}! transformer.wte.weight expected (50257, 8), found (19, 8); "
+            "vocab_size is not in config.json; 50257 was assumed"
+        ),
     ),
     "no_heads": ({"n_head": ABSENT}, "/config.json: n_embd=8 does not divide into n_head=12 heads"),
     "three_heads": ({"n_head": 3}, "/config.json: n_embd=8 does not divide into n_head=3 heads"),
