@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmx.core.errors import UserError
@@ -51,3 +51,27 @@ def count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
     return number
+
+
+def examples(parser: argparse.ArgumentParser) -> None:
+    """Declare what says which examples a file holds."""
+    parser.add_argument(
+        "--columns", nargs="*", default=[], metavar="FIELD=COLUMN", help="such as text=sentence label=gold"
+    )
+    parser.add_argument(
+        "--format", help="csv, tsv, jsonl, parquet, squad or conll; default: by the file's ending"
+    )
+    parser.add_argument(
+        "--batch", type=count, help="examples at a time; it changes no figure but by rounding"
+    )
+
+
+def columns(words: Sequence[str]) -> dict[str, str]:
+    """Return {field: column} of words such as `text=sentence`. Errors: UserError for a word without `=`."""
+    found = {}
+    for word in words:
+        field, equals, column = word.partition("=")
+        if not (equals and field and column):
+            raise UserError(f"--columns {word}; expected FIELD=COLUMN, such as text=sentence")
+        found[field] = column
+    return found

@@ -18,7 +18,12 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
     """Raise UserError where a field of the config asks for what cannot be, as far as no data is needed."""
     common(config)
     _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
-    _build.task(config, needs=_build.TRAINED)
+    task = _build.task(config, needs=_build.TRAINED)
+    if hasattr(task, "FIELDS"):
+        raise UserError(
+            f"task.name={config['task']['name']!r} is trained on examples; begin the config with "
+            "inherit('finetune/base')"
+        )
     _build.head_table(config)
     size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
     if size < 1 or length < 1:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -82,16 +81,3 @@ def fingerprint(config: Mapping[str, Any], parts: Mapping[str, str]) -> str:
     """Return the SHA-256 of what decides the features: the examples, the tokenizer, task and length."""
     whole = {"task": config["task"], "length": config["batch"]["length"], **parts}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
-def saved_facts(folder: Path) -> dict[str, Any]:
-    """Return what the training split of a run told, such as the names of its labels.
-
-    Errors: UserError where the folder has none.
-    """
-    path = folder / "facts.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
-    return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmx.commands import _arguments, _build, _export, _wire
+from lmx.commands import _arguments, _build, _export, _fine_tune, _wire
 from lmx.commands.train import RESUME
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
@@ -96,6 +96,53 @@ def train(config: Mapping[str, Any] | str | os.PathLike[str], workdir: str | os.
         return checkpoint
     said = f"stopped at step {checkpoint.step} and saved; the same call goes on"
     raise KeyboardInterrupt(said) if stopped == signal.SIGINT else SystemExit(RESUME)
+
+
+def fine_tune(
+    rows: Any,
+    *,
+    start: str | os.PathLike[str],
+    task: str | Mapping[str, Any] | None = None,
+    validation: Any = "10%",
+    workdir: str | os.PathLike[str] | None = None,
+    epochs: float = 3,
+    batch_size: int = 16,
+    learning_rate: float = 5e-5,
+    length: int = 128,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Fine-tune a checkpoint on rows, and return the best checkpoint by the validation score.
+
+    rows: dicts with the task's fields, such as `{"text": ..., "label": ...}`, or a data frame with such
+    columns; with no task texts, on which a language model goes on. start: a Hugging Face folder, an hf://
+    reference, or a run. task: a name, or a dict with one and options. validation: rows of the same kind, or
+    a share to hold out. workdir: the run's folder, which the same call resumes; None for a temporary one.
+    learning_rate: the highest; it rises for a tenth of the steps and falls in a straight line. length: the
+    most tokens of an example. changes: {dotted config key: value} for everything else.
+    Errors: UserError, one line, before anything is compiled. It is the command `train` underneath.
+    """
+    fits = task is None or isinstance(task, str) or (isinstance(task, Mapping) and "name" in task)
+    _expect("task", task, "a name, a dict with one, or None for texts", fits)
+    _expect("start", start, "a path", isinstance(start, (str, os.PathLike)))
+    _expect("epochs", epochs, "a number above 0", _number(epochs) and epochs > 0)
+    _expect("batch_size", batch_size, "a whole number of at least 1", _whole(batch_size) and batch_size >= 1)
+    _expect("length", length, "a whole number of at least 1", _whole(length) and length >= 1)
+    _expect("learning_rate", learning_rate, "a number above 0", _number(learning_rate) and learning_rate > 0)
+    _expect_seed(seed)
+    return _fine_tune.fine_tune(
+        rows,
+        start=start,
+        task=task,
+        validation=validation,
+        workdir=workdir,
+        epochs=epochs,
+        batch_size=batch_size,
+        rate=learning_rate,
+        length=length,
+        seed=seed,
+        changes=changes or {},
+    )
 
 
 def generate(

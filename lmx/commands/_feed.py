@@ -53,6 +53,10 @@ class Feed(Protocol):
         """Return the figures of the held-out split; `loss` is among them."""
         ...
 
+    def finish(self, params: Any, workdir: Path) -> None:
+        """Write what the end of a run leaves beside its checkpoints."""
+        ...
+
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return (prompt, continuation) where the model writes text, else nothing."""
         ...

@@ -51,9 +51,11 @@ def opening(session: Session, made: int) -> str:
 def finish(session: Session, made: int, say: Any) -> None:
     """Write the export and the report, where they are not there yet."""
     folder = session.workdir / "export"
+    found = session.checkpoint(made)
+    session.feed.finish(found.params, session.workdir)
     if session.config["export"] and not folder.exists():
         say("writing the Hugging Face folder")
-        _export.write(session.checkpoint(made), folder)
+        _export.write(found, folder)
         path = session.workdir / "run.json"
         facts.write(session.workdir, {**_wire.read_json(path), "export": str(folder)})
     page.write(session.workdir)
@@ -62,19 +64,31 @@ def finish(session: Session, made: int, say: Any) -> None:
 def closing(session: Session, made: int, again: str) -> str:
     """Return what was made, where, and what to try next."""
     work, lmx = session.workdir, _platform.program()
-    figures = session.kept.facts(made)["figures"]
-    export = [f"  {work / 'export'}  Hugging Face folder"] if (work / "export").exists() else []
+    best = session.kept.best() if session.config["keep"]["restore"] else None
+    step = made if best is None else best
+    figures = session.kept.facts(step)["figures"]
+    texts = session.feed.unit == "tokens"
+    made_of = {
+        "report.html": "curves, data, config: open it in a browser",
+        "checkpoints": f"steps {', '.join(map(str, session.kept.steps()))}",
+        "export": "Hugging Face folder",
+        "metrics.json": "figures with their intervals",
+        "predictions.jsonl": "what the model says of each validation example",
+        "metrics.jsonl": "figures during training; also in events (TensorBoard)",
+        "samples.jsonl": "texts written during training",
+    }
+    run = shlex.quote(str(work))
+    following = [
+        f"  {lmx} generate --checkpoint {run} --prompt 'The'",
+        f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
+    ]
     return "\n".join(
         [
-            f"step {made}: validation {', '.join(f'{name} {value:.4f}' for name, value in figures.items())}",
+            f"step {step}: validation {', '.join(f'{name} {value:.4f}' for name, value in figures.items())}",
             "made:",
-            f"  {work / 'report.html'}  curves, samples, data, config: open it in a browser",
-            f"  {work / 'checkpoints'}  steps {', '.join(map(str, session.kept.steps()))}",
-            *export,
-            f"  {work / 'metrics.jsonl'}, {work / 'samples.jsonl'}, {work / 'events'} (TensorBoard)",
+            *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
-            f"  {lmx} generate --checkpoint {shlex.quote(str(work))} --prompt 'The'",
-            f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
+            *(following if texts else [f"  {lmx} predict --checkpoint {run} --data FILE"]),
         ]
     )

@@ -63,6 +63,9 @@ class Packed:
         whole = batches_.whole(self._held_out, size=self._config["batch"]["size"], encode=self._encode)
         return self._metric.finish(evaluate.over(self._evaluate, params, whole, mesh=self._mesh))
 
+    def finish(self, params: Any, workdir: Path) -> None:
+        """There is nothing more to write."""
+
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return each prompt of the config with its continuation."""
         return _wire.samples(self._model, params, self._config, self._folder, step)

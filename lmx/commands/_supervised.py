@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
-from lmx.batches import Bucketed, sorted_batches
-from lmx.commands import _bodies, _build, _examples
-from lmx.core import log, plugin
+from lmx.batches import Bucketed
+from lmx.commands import _bodies, _build, _examples, _judge
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Objective
-from lmx.training import predict
 
 Say = Callable[[str], None]
 
@@ -30,15 +27,14 @@ NEEDS += ("read", "learn", "head", "encode", "decode", "references")
 class Prepared:
     """What the data and the start of a fine-tuning run come to.
 
-    folder: holds the tokenizer and facts.json. splits: "train" and "validation". facts: what the training
-    split told. config: the run's, whole: its model is the start's, its head fits the data.
+    folder: holds the tokenizer. splits: "train" and "validation". config: the run's, whole: its model is the
+    start's, its head fits the data, and its `facts` are what the training split told.
     """
 
     task: ModuleType
     text: tokenizers_.Tokenizer
     folder: Path
     splits: Mapping[str, _examples.Split]
-    facts: Mapping[str, Any]
     fingerprint: str
     config: dict[str, Any]
 
@@ -73,9 +69,9 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
         **config,
         "model": model,
         "task": {**config["task"], **_head(config, task.head(facts))},
-        "data": {**config["data"], "folder": None},
+        "facts": facts,
     }
-    return Prepared(task, text, folder, splits, facts, _examples.fingerprint(config, parts), resolved)
+    return Prepared(task, text, folder, splits, _examples.fingerprint(config, parts), resolved)
 
 
 def _head(config: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -89,10 +85,8 @@ def _head(config: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, A
 
 
 def keep(prepared: Prepared) -> None:
-    """Write what predictions will need beside the parameters: the tokenizer and the facts."""
+    """Write the tokenizer, which predictions will need beside the parameters."""
     prepared.text.save(prepared.folder / "tokenizer")
-    whole = json.dumps(dict(prepared.facts), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    log.write_whole(prepared.folder / "facts.json", whole.encode())
 
 
 class Supervised:
@@ -102,20 +96,18 @@ class Supervised:
 
     def __init__(self, prepared: Prepared, *, model: Model, mesh: Mesh) -> None:
         config, task = prepared.config, prepared.task
-        self._prepared, self._model, self._mesh = prepared, model, mesh
-        batch = config["batch"]
-        self._shape = {
-            "per_token": task.PER_TOKEN,
-            "filler": prepared.text.filler,
-            "longest": batch["length"],
-            "multiple": batch["multiple"],
-        }
+        self._prepared, self._model = prepared, model
+        batch, filler = config["batch"], prepared.text.filler
+        self.judge = _judge.Judge(config, task, filler=filler, model=model, mesh=mesh)
         self.batches = Bucketed(
             prepared.splits["train"].encoded.features,
             size=batch["size"],
             seed=config["seed"],
             window=batch["window"],
-            **self._shape,
+            per_token=task.PER_TOKEN,
+            filler=filler,
+            longest=batch["length"],
+            multiple=batch["multiple"],
         )
         self.fingerprint, self.tokenizer = prepared.fingerprint, prepared.folder / "tokenizer"
         self.per_step = batch["size"]
@@ -125,9 +117,6 @@ class Supervised:
             "counts": {name: dict(split.encoded.counts) for name, split in prepared.splits.items()},
         }
         self.score, self.better = task.SCORE, -1 if task.SCORE == "loss" else 1
-        self._metrics = [plugin.find("lmx.metrics", name).metric(**options) for name, options in task.METRICS]
-        self._loss = _build.loss(config)
-        self._predict = predict.build(model, task.OUTPUTS, self._loss, mesh=mesh)
 
     def check_samples(self) -> None:
         """There are none."""
@@ -138,17 +127,17 @@ class Supervised:
 
     def figures(self, params: Any) -> dict[str, float]:
         """Return the task's figures on the validation split, with the loss."""
-        prepared = self._prepared
-        split = prepared.splits["validation"]
-        batches = sorted_batches(split.encoded.features, size=prepared.config["batch"]["size"], **self._shape)
-        outputs, sums = predict.over(self._predict, params, batches, mesh=self._mesh)
-        options = _build.options_of(prepared.config, "decode")
-        found = prepared.task.decode(split.examples, split.encoded, outputs, facts=prepared.facts, **options)
-        wanted = prepared.task.references(split.examples, facts=prepared.facts)
-        figures = {"loss": sums["loss"] / max(sums["weight"], 1e-9)}
-        for metric in self._metrics:
-            figures |= metric.finish(metric.sums(found, wanted))
-        return figures
+        split = self._prepared.splits["validation"]
+        found, loss = self.judge.predictions(params, split)
+        return self.judge.figures(found, self.judge.references(split), loss)
+
+    def finish(self, params: Any, workdir: Path) -> None:
+        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals."""
+        split = self._prepared.splits["validation"]
+        found, loss = self.judge.predictions(params, split)
+        wanted = self.judge.references(split)
+        figures = self.judge.figures(found, wanted, loss)
+        _judge.write(workdir, found, wanted, figures, self.judge.intervals(found, wanted))
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return nothing: these models write no text."""

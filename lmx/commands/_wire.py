@@ -12,6 +12,7 @@ import jax
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf
+from lmx.core import config as config_
 from lmx.core import log, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
@@ -115,7 +116,9 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
         hint = f"; there is also {', '.join(others)}" if others else ""
         raise UserError(f"{error}{hint}") from error
     data = data_folder(facts["config"], folder)
-    config = {**facts["config"], "data": {**facts["config"]["data"], "folder": str(data)}}
+    config = dict(facts["config"])
+    if config_.base_of(config) == "base":
+        config["data"] = {**config["data"], "folder": str(data)}
     text = data / "tokenizer"
     return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
 
@@ -126,8 +129,9 @@ def resumes(workdir: Path) -> bool:
 
 
 def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
-    """Return where the prepared rows of a config lie: a folder of its own, or the run's."""
-    return Path(config["data"]["folder"] or workdir / "data")
+    """Return where the data of a run lie: prepared rows in a folder of their own, or the run's."""
+    own = config["data"]["folder"] if config_.base_of(config) == "base" else None
+    return Path(own or workdir / "data")
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:

@@ -49,7 +49,7 @@ class Recorder:
         Errors: UserError where the loss or the gradient is not finite.
         """
         values = jax.device_get(list(window))
-        loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["weight"]) for v in values), 1.0)
+        loss = sum(float(v["loss"]) for v in values) / (sum(float(v["weight"]) for v in values) or 1.0)
         norm = float(values[-1]["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(diverged(self.workdir, step, f"the loss is {loss}, the gradient norm {norm}"))

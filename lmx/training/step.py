@@ -40,7 +40,7 @@ def build(
         chosen, fixed = tree.split(state.params, model.trainable(state.params))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
         summed, weight, sums = of(chosen, batch)
-        share = 1 / jnp.maximum(weight, jnp.ones_like(weight))
+        share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
         gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, chosen)
         params = tree.merge(optax.apply_updates(chosen, updates), fixed)
