@@ -50,7 +50,7 @@ def write(
     task, layout = whole["task"], _hf.layout(whole, table, heads)
     _check_fields(fields, layout.head)
     text = _tokenizer(found, fields)
-    others = {**_special(model_type, text), **came.get("config", {})}
+    others = {**_special(model_type, text), **_labels(found, layout.head), **came.get("config", {})}
     built = _build.model(found.config)
     own = leaves.check(found.params, _build.shapes(built))
     wrong = leaves.nonfinite(own, allow=allow_nonfinite)
@@ -138,6 +138,17 @@ def _special(model_type: str, text: tokenizers_.Tokenizer | None) -> dict[str, A
         return {name: value for name, value in found.items() if value is not None}
     found["bos_token_id"] = found["eos_token_id"] if found["bos_token_id"] is None else found["bos_token_id"]
     return found
+
+
+def _labels(found: Checkpoint, head: HeadTable) -> dict[str, Any]:
+    """Return the labels for config.json, where the run learnt their names and the class counts them."""
+    names = found.config.get("facts", {}).get("names")
+    if names is None or not any(theirs == "num_labels" for _, theirs in head.options):
+        return {}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def _for_generation(task: str, config: Mapping[str, Any], came: Mapping[str, Any]) -> dict[str, Any]:
