@@ -82,13 +82,18 @@ def _from_hf(folder: Path, options: Mapping[str, Any]) -> Checkpoint:
 
 
 def chosen(kept: Checkpoints, folder: Path, which: str) -> int:
-    """Return the step that `which` chooses in a run: "" is the newest, "best", or a step."""
+    """Return the step that `which` chooses in a run: "best", a step, or "" for what the run gives away, which
+    is the newest, or with `keep.restore` the best."""
     steps = kept.steps()
     if not steps:
         raise UserError(f"{folder}: no checkpoint yet; train it first")
     if which and which != "best" and not (which.isascii() and which.isdigit()):
         raise UserError(f"{folder}@{which}: expected @best or @STEP, with a step of {steps}")
-    step = steps[-1] if not which else kept.best() if which == "best" else int(which)
+    if not which:
+        restores = kept.facts(steps[-1])["config"].get("keep", {}).get("restore", False)
+        best = kept.best() if restores else None
+        return steps[-1] if best is None else best
+    step = kept.best() if which == "best" else int(which)
     if step is None:
         raise UserError(
             f"{folder}: no checkpoint was evaluated, so none is the best; there are steps {steps}"

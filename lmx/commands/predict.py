@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from lmx.commands import _arguments
+from lmx.core.errors import UserError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from lmx.commands import _apply, _platform, _wire
     from lmx.core import log
 
+    if options.output is not None and options.output.exists():
+        raise UserError(f"{options.output}: exists already; name another file")
     _platform.start()
     applied = _apply.opened(_wire.checkpoint(options.checkpoint), batch=options.batch)
     where = _arguments.columns(options.columns)
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if options.output is None:
         print(text, end="")
         return 0
-    path = Path(options.output)
+    path = options.output
     path.parent.mkdir(parents=True, exist_ok=True)
     log.write_whole(path, text.encode())
     print(f"written: {path}, {len(rows):,} predictions")

@@ -63,9 +63,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def words(start: Path, data: Path, workdir: Path, **changes: Any) -> list[str]:
+def words(folder: Path, data: Path, workdir: Path, **changes: Any) -> list[str]:
     fields = {
-        "start": start,
+        "start": folder,
         "data.train": data / "train.tsv",
         "data.validation": data / "dev.tsv",
         "data.test": data / "test.tsv",
@@ -194,7 +194,8 @@ def test_one_call_from_python(start: Path, tmp_path: Path) -> None:
         task="sequence_classification",
         validation=[{"text": row["sentence"], "label": row["gold"]} for row in rows(40, 1)],
         workdir=tmp_path / "run",
-        epochs=4,
+        epochs=8,
+        batch_size=8,
         learning_rate=1e-2,
         length=16,
         changes={"mesh.data": 1},
