@@ -138,11 +138,8 @@ def torch_side(folder: Path, out: Path | None) -> dict[str, float]:
     return {"save": found["save"], "save_peak": peak.growth}
 
 
-def measure(side: str, folder: Path, out: Path | None, touched: int) -> dict[str, float]:
-    """Run one side in a process of its own, after one that writes to `touched` bytes of memory and ends."""
-    if touched:
-        code = f"import numpy; numpy.ones({touched}, numpy.uint8)"
-        subprocess.run([sys.executable, "-c", code], check=True)
+def measure(side: str, folder: Path, out: Path | None) -> dict[str, float]:
+    """Run one side in a process of its own."""
     command = [sys.executable, __file__, "--folder", str(folder), "--side", side]
     done = subprocess.run(command + (["--out", str(out)] if out else []), capture_output=True, text=True)
     if done.returncode != 0:
@@ -189,12 +186,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a GPT-2's Hugging Face folder; default: made, random")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-save", action="store_true", help="load only")
-    parser.add_argument(
-        "--touch",
-        action="store_true",
-        help="before each run another process writes to twice as much memory as the file takes: a virtual "
-        "machine may be slow to give memory that nobody has used for a while",
-    )
     parser.add_argument("--side", choices=("lmx", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -208,13 +199,12 @@ def main() -> None:
             make(folder, options.size)
         (folder / "model.safetensors").read_bytes()[-1:]  # warm
         found: dict[str, list[dict[str, float]]] = {"lmx": [], "transformers": []}
-        touched = 2 * (folder / "model.safetensors").stat().st_size if options.touch else 0
         outs = [None] * options.repeats
         outs += [] if options.no_save else [Path(place) / "out"] * options.repeats
         for turn, out in enumerate(outs):  # saves come last, for the disk is busy long after them
             sides = ("lmx", "transformers") if turn % 2 == 0 else ("transformers", "lmx")
             for side in sides:
-                found[side].append(measure(side, folder, out, touched))
+                found[side].append(measure(side, folder, out))
         print(table(found, (folder / "model.safetensors").stat().st_size))
 
 
