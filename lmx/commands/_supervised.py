@@ -132,7 +132,12 @@ class Supervised:
         return self.judge.figures(found, self.judge.references(split), loss)
 
     def finish(self, params: Any, workdir: Path) -> None:
-        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals."""
+        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals.
+
+        Where they are there already, the run was at its end before.
+        """
+        if (workdir / "metrics.json").exists():
+            return
         split = self._prepared.splits["validation"]
         found, loss = self.judge.predictions(params, split)
         wanted = self.judge.references(split)
