@@ -30,20 +30,22 @@ class Split:
 
 
 def records(config: Mapping[str, Any], split: str, task: ModuleType, *, targets: bool = True) -> Records:
-    """Return the rows of a split of the config's data. targets: whether what is to be told must be there.
+    """Return the rows of a split of the config's data. targets: whether what is to be told is read, and
+    must be there.
 
     Errors: UserError for an unknown source or option, and whatever is wrong with the files.
     """
     data = config["data"]
     module = plugin.find("lmx.sources", data["name"], needs=("source",))
-    needed = [one.name for one in task.FIELDS if one.required and (targets or not one.target)]
+    fields = [one for one in task.FIELDS if targets or not one.target]
+    names = [one.name for one in fields]
     options = {name: value for name, value in data.items() if name not in SOURCE}
     given = ("columns", "fields", "required")
     return module.source(
         split,
-        columns=data["columns"],
-        fields=[one.name for one in task.FIELDS],
-        required=needed,
+        columns={name: column for name, column in data["columns"].items() if targets or name in names},
+        fields=names,
+        required=[one.name for one in fields if one.required],
         **_options.known(module.source, options, section="data", owner=data["name"], given=given),
     )
 

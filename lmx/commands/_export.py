@@ -14,7 +14,7 @@ from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf
 from lmx.core import tree
 from lmx.core.errors import UserError
-from lmx.core.hf_table import HeadTable
+from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Checkpoint
 from lmx.hf import certificate, folder, leaves, settings, transfer
 from lmx.hf.convert import Layout
@@ -39,11 +39,9 @@ def write(
     not those of the config's model, or have no place in a class of transformers.
     """
     model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
-    table, heads = _build.tables(model_type)
-    if task_name not in heads:
-        raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
+    table, heads = _tables(found)
     named_type("float32" if dtype is None else dtype)
-    found = _bare(found, heads)
+    found = _as_read(found, heads)
     came = _came(found)
     whole = _hf.sections(found.config)
     fields = {name: value for name, value in whole["model"].items() if name != "name"}
@@ -84,14 +82,24 @@ def write(
             certificate.write(work, content)
 
 
-def _bare(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
-    """Return the checkpoint as its folder is read: a task that adds nothing to the body leaves no trace."""
+def _tables(found: Checkpoint) -> tuple[Table, dict[str, HeadTable]]:
+    """Return the tables of a checkpoint's model. Errors: UserError where its task has none there."""
+    model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
+    table, heads = _build.tables(model_type)
+    if task_name not in heads:
+        raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
+    return table, heads
+
+
+def _as_read(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
+    """Return the checkpoint as its folder is read: of tasks that share a head, or add none, the first."""
     name = found.config["task"]["name"]
-    if not heads[name].bare:
+    own = heads[name]
+    first = next(other for other, head in heads.items() if head == own or (head.bare and own.bare))
+    if first == name:
         return found
     model = _hf.sections(found.config)["model"]  # with what the task fixes, such as no pooler
-    task = {"name": next(other for other, head in heads.items() if head.bare)}
-    return dataclasses.replace(found, config={**found.config, "model": model, "task": task})
+    return dataclasses.replace(found, config={**found.config, "model": model, "task": {"name": first}})
 
 
 def _tokenizer(found: Checkpoint, fields: Mapping[str, Any]) -> tokenizers_.Tokenizer | None:

@@ -64,6 +64,11 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
     Values have to be of the base's types, too.
     """
     kind = base_of(config) if base is None else ""
+    if kind != "base" and "tokenizer" in config and base is None:
+        raise UserError(
+            f"data.name={config['data']['name']!r}; expected {' or '.join(TEXT)}, or, for examples, "
+            "a config that begins with inherit('finetune/base')"
+        )
     wanted = plain(_run(shelf() / f"{kind}.py")) if base is None else base
     free = FREE.get(kind, ())
     for key in config:

@@ -59,6 +59,10 @@ def options(function: Callable[..., Any], supplied: Sequence[str]) -> tuple[dict
     return named, any(p.kind is p.VAR_KEYWORD for p in rest)
 
 
+ALWAYS = ("name", "rate", "schedule", "warmup")
+"""Fields of the section that are nobody's option."""
+
+
 def bind(
     what: str,
     function: Callable[..., Any],
@@ -76,7 +80,8 @@ def bind(
     for key in given:
         if key not in known and not more:
             has = f"it has: {', '.join(known)}" if known else "it has none"
-            raise UserError(f"optim.{key}: {what} has no such option{did_you_mean(key, known)}; {has}")
+            hint = did_you_mean(key, [*known, *ALWAYS])
+            raise UserError(f"optim.{key}: {what} has no such option{hint}; {has}")
     for key, needed in known.items():
         if needed and key not in given:
             raise UserError(f"optim.{key} is not set; {what} needs it")

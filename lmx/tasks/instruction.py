@@ -176,7 +176,7 @@ def encode(
 ) -> Encoded:
     """Return each example as ids of prompt and response, with labels on the response and its end symbol.
 
-    Labels are the ids that come next, as `causal_lm.loss` takes them: already moved by one. Worked example,
+    Labels are moved by one already, as `causal_lm.loss` takes them. Worked example,
     "{prompt} = {response}", where "Hallo" is [5, 6], " =" is [7], " Hello" is [8, 3] and the end symbol 9:
 
         input_ids  [   5,    6, 7, 8, 3]
@@ -194,11 +194,8 @@ def encode(
     translations), unless `cut` says otherwise. A response is cut only if it is too long even so, and loses
     the end symbol with its end, for the text has not ended.
 
-    Counts: `prompts cut`, `responses cut`, `turns left out` (old ones, by `history` or for want of room),
-    `responses lost` (the tokenizer leaves nothing; the example has no feature), `dialogues in several rows`,
-    `turns behind the last reply`. Errors: UserError for bad options, a tokenizer without an end symbol, and a
-    template that leaves no room.
-    """
+    Counts: _COUNTS; `responses lost` have no feature. Errors: UserError for bad options, a tokenizer without
+    an end symbol, and a template that leaves no room."""
     _examples.choice("replies", replies, REPLIES)
     form = _form(examples, facts, template, history, speakers, cut)
     many = replies != "last"

@@ -38,12 +38,13 @@ def encode(
             f"{stride or 0} and one token"
         )
     if stride and pair and cut != "longest":  # the library panics where nothing is left beside the stride
-        kept = [one[0 if cut == "second" else 1] for one in inputs]
-        backend.no_truncation()
-        longest = max(
-            len(one.ids)
-            for one in backend.encode_batch(kept, is_pretokenized=words, add_special_tokens=False)
-        )
+        whole = [len(one.ids) for one in _plainly(backend, inputs, words, special)]
+        kept = [
+            one[0 if cut == "second" else 1]
+            for one, count in zip(inputs, whole, strict=True)
+            if count > length
+        ]
+        longest = max((len(one.ids) for one in _plainly(backend, kept, words, False)), default=0)
         if longest + least > length:
             raise UserError(
                 f"length={length}: a text of {longest} tokens that is not cut leaves no room for the other; "
@@ -62,6 +63,13 @@ def encode(
     return [
         [_row(each) for each in ((one, *one.overflowing) if stride is not None else (one,))] for one in found
     ]
+
+
+def _plainly(
+    backend: tokenizers.Tokenizer, inputs: Sequence[Any], words: bool, special: bool
+) -> list[tokenizers.Encoding]:
+    backend.no_truncation()
+    return backend.encode_batch(inputs, is_pretokenized=words, add_special_tokens=special)
 
 
 def _row(found: tokenizers.Encoding) -> Row:

@@ -34,14 +34,14 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"optim.rat": "1"}, ["unknown config key 'optim.rat'", "did you mean 'rate'"]),
+        ({"optim.rat": "1"}, ["optim.rat", "did you mean 'rate'"]),
         ({"optim.rate": "fast"}, ["config.optim.rate='fast'", "expected a number"]),
         ({"model.layers": "2.5"}, ["config.model.layers", "expected a whole number"]),
         ({"model": "3"}, ["holds keys"]),
         ({"model.name": "gtp2"}, ["no 'gtp2' in models", "did you mean 'gpt2'"]),
         ({"task.name": "casual_lm"}, ["did you mean 'causal_lm'"]),
         ({"task.name": "mine.nothing"}, ["no module 'mine'", "PYTHONPATH"]),
-        ({"optim.name": "adamv"}, ["did you mean 'adamw'"]),
+        ({"optim.name": "adamv"}, ["did you mean 'adam'"]),
         ({"optim.schedule": "cosin"}, ["did you mean 'cosine'"]),
         ({"total": "3 parsecs"}, ["config.total='3 parsecs'", "3 epochs"]),
         ({"total": "50%"}, ["config.total='50%'"]),

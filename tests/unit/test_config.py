@@ -145,7 +145,7 @@ def test_every_key_of_a_config_decides_something_or_is_cosmetic() -> None:
     """A new key must be thought about: does it move a parameter (identity), or not (cosmetic)?"""
     identity = {
         "seed", "start", "model", "task", "data", "tokenizer", "batch", "optim", "total", "evaluate",
-        "save", "mesh",
+        "save", "mesh", "stop", "plateau",
     }  # fmt: skip
     assert identity | set(train.COSMETIC) == set(config.load("quickstart").keys())
     assert not identity & set(train.COSMETIC)
