@@ -43,10 +43,11 @@ def load(
     """
     _expect("path", path, "a path", isinstance(path, (str, os.PathLike)))
     _expect("task", task, "a name, or a dict with one", task is None or isinstance(task, (str, Mapping)))
+    _expect("dtype", dtype, "a name such as 'bfloat16'", dtype is not None)  # numpy takes None for float64
     if not isinstance(dtype, str):
         try:
             dtype = np.dtype(dtype).name
-        except TypeError:
+        except (TypeError, ValueError):
             _expect("dtype", dtype, "a name such as 'bfloat16'", False)
     _expect("allow_nonfinite", allow_nonfinite, "True or False", isinstance(allow_nonfinite, bool))
     _expect_seed(seed)
