@@ -46,8 +46,11 @@ def completed(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """
     if "name" in config["model"]:
         return dict(config)
-    if config["start"] == "scratch":
-        raise UserError("model.name is not set; name a model, such as gpt2, or a start to take it from")
+    if config["start"] in (None, "scratch"):
+        raise UserError(
+            f"config.start={config['start']!r}, and the config names no model; name a start to take it from: "
+            "--config.start=FOLDER, or a model: --config.model.name=gpt2"
+        )
     reference = str(workdir) if _wire.resumes(workdir) else config["start"]
     return {**config, "model": model({**config, "start": reference})}
 

@@ -43,6 +43,8 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
     if "samples" in config:
         _samples(config["samples"])
     prepare.check(config)
+    if config["start"] is None:
+        raise UserError("config.start=None; expected 'scratch', a run of lmx or a Hugging Face folder")
     if not _wire.resumes(workdir) and "name" in given["model"]:
         _start.check(config)  # whoever goes on needs no longer what the run started from
 

@@ -46,8 +46,8 @@ def hide(
 
     rows: `tokens` and `segment_ids` (B, T), 0 being padding, and `index` and `epoch` (B,). Of a row's n
     tokens that are not special, max(1, round(share * n)) are hidden; their labels are what they were, all
-    others -100. unit: "piece" draws tokens, "word" whole words, "span" spans of words; of these two a row may hide
-    fewer, where no word is left that fits. `hidden_positions` are the labels' places, in order; K is
+    others -100. unit: "piece" draws tokens, "word" whole words, "span" spans of words; of these two a row may
+    hide fewer, where no word is left that fits. `hidden_positions` are the labels' places, in order; K is
     max(1, round(share * T)), and what is left of it is 0, a place without a label. The draws of a row derive
     from (seed, its index, epoch) alone.
 

@@ -123,7 +123,7 @@ def test_a_row_of_padding_hides_nothing() -> None:
 
 def test_what_is_no_option() -> None:
     for options in ({"share": 0.0}, {"share": 1.0}, {"share": True}, {"unit": "words"}):
-        with pytest.raises(UserError, match="task."):
+        with pytest.raises(UserError, match=r"task\."):
             masked_lm.check(**options)
     without = Vocabulary(SIZE, None, np.arange(5), INNER)
     with pytest.raises(UserError, match="no mask token"):
