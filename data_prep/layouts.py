@@ -92,11 +92,17 @@ def _edges(tokenizer: TextTokenizer) -> tuple[int, int]:
 LAYOUTS: Mapping[str, Layout] = {"packed": _packed, "pieces": _pieces, "pairs": _pairs}
 
 
-def check(layout: str, *, short: float, copies: int) -> None:
-    """Raise UserError for a layout that is not there, and for options that cannot be."""
+def settings(layout: str, *, boundary: bool, short: float, copies: int) -> dict[str, Any]:
+    """Return what decides the rows of a layout. Errors: UserError for one that is not there, and for options
+    that cannot be."""
     if layout not in LAYOUTS:
         raise UserError(f"layout={layout!r}{did_you_mean(layout, LAYOUTS)}; there is: {', '.join(LAYOUTS)}")
     if not 0 <= short <= 1:
         raise UserError(f"data.short={short}; expected a share from 0 to 1")
     if copies < 1:
         raise UserError(f"data.copies={copies}; expected at least 1")
+    own: dict[str, dict[str, Any]] = {
+        "packed": {"boundary": boundary},
+        "pairs": {"short": short, "copies": copies},
+    }
+    return {"layout": layout, **own.get(layout, {})}

@@ -60,13 +60,9 @@ def prepare(
     """
     folder = Path(folder)
     corpus = documents if isinstance(documents, Corpus) else gathered(documents)
-    layouts.check(layout, short=short, copies=copies)
     own: dict[str, Any] = {"length": length, "seed": seed, "holdout": holdout, "split": split}
-    own |= {"layout": layout, "shard_rows": shard_rows}
-    if layout == "packed":
-        own["boundary"] = boundary
-    if layout == "pairs":
-        own |= {"short": short, "copies": copies}
+    own |= layouts.settings(layout, boundary=boundary, short=short, copies=copies)
+    own["shard_rows"] = shard_rows
     wanted = _settings(settings, own)
     for left in sweep(folder):
         say(f"removed what an earlier, killed preparation left: {left.name}")

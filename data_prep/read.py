@@ -223,7 +223,7 @@ def _cells(file: Path, whole: str, kind: str, field: str) -> Iterator[tuple[int,
         for row in reader:
             if row and len(row) != len(header):
                 raise UserError(
-                    f"{file}, line {reader.line_num}: {len(row)} columns, expected {len(header)}, as line 1 has"
+                    f"{file}, line {reader.line_num}: {len(row)} columns; line 1 has {len(header)}"
                 )
             if row:
                 yield reader.line_num, row[place]

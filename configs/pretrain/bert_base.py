@@ -3,8 +3,8 @@
     lmx train --config pretrain/bert_base --config.data.path=FOLDER --workdir runs/bert_base
 
 The text is to be in documents (a txt file or a jsonl row each), gigabytes of it, for accelerators; a step
-reads 256 x 128 = 64 x 512 = 32,768 tokens in each of the two stages. AdamW at 1e-4; pretrain/bert_base_lamb has the
-recipe for large batches.
+reads 256 x 128 = 64 x 512 = 32,768 tokens in each of the two stages. AdamW at 1e-4; pretrain/bert_base_lamb
+has the recipe for large batches.
 """
 
 from lmx.core.config import ConfigDict, inherit
