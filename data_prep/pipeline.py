@@ -60,9 +60,8 @@ def prepare(
     """
     folder = Path(folder)
     corpus = documents if isinstance(documents, Corpus) else gathered(documents)
-    own: dict[str, Any] = {"length": length, "seed": seed, "holdout": holdout, "split": split}
+    own = {"length": length, "seed": seed, "holdout": holdout, "split": split, "shard_rows": shard_rows}
     own |= layouts.settings(layout, boundary=boundary, short=short, copies=copies)
-    own["shard_rows"] = shard_rows
     wanted = _settings(settings, own)
     for left in sweep(folder):
         say(f"removed what an earlier, killed preparation left: {left.name}")
@@ -73,11 +72,8 @@ def prepare(
     kept, counts = _sift(corpus, say)
     chosen = choose(split, len(kept))
     train, validation = _split(kept, mode=chosen, holdout=holdout, seed=seed)
-    held = "documents, by their hash" if chosen == "document" else "end of each document"
-    say(f"held out: {holdout:g} of the {held} (split: {chosen})")
     del kept
-    if not train:
-        raise UserError("no document is left to train on; give more text, or lower data.holdout")
+    _check_split(train, holdout, chosen, say)
     tokenizer = make_tokenizer([document.text for document in train])
     say(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids")
     with staged(folder) as out:
@@ -89,6 +85,14 @@ def prepare(
         built = manifest.build(wanted, corpus.sources, counts, chosen, tokenizer, parts)
         manifest.write(out, built)
     return built
+
+
+def _check_split(train: Sequence[Document], holdout: float, chosen: str, say: Callable[[str], None]) -> None:
+    """Say what is held out; raise UserError where nothing is left."""
+    held = "documents, by their hash" if chosen == "document" else "end of each document"
+    say(f"held out: {holdout:g} of the {held} (split: {chosen})")
+    if not train:
+        raise UserError("no document is left to train on; give more text, or lower data.holdout")
 
 
 def _settings(more: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
