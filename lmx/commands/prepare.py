@@ -65,6 +65,9 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError("data.code is for data.name='stdlib' only")
     if data["name"] == "text" and not data["path"]:
         raise UserError("data.path is not set; name your text: --config.data.path=FILE_OR_FOLDER")
+    seed = data["seed"]
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise UserError(f"data.seed={seed!r}; expected a whole number from 0, or None for that of the run")
     if words["name"] not in TOKENIZERS:
         hint = did_you_mean(words["name"], TOKENIZERS)
         raise UserError(f"no tokenizer {words['name']!r}{hint}; there is: {', '.join(TOKENIZERS)}")
@@ -111,7 +114,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Any) -> tuple[Path
         folder=folder,
         make_tokenizer=make,
         length=config["batch"]["length"],
-        seed=config["seed"],
+        seed=config["seed"] if data["seed"] is None else data["seed"],
         holdout=data["holdout"],
         split=data["split"],
         boundary=data["boundary"],
