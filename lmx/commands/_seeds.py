@@ -14,7 +14,7 @@ from typing import Any
 
 from lmx import metrics
 from lmx.commands import _check, _wire
-from lmx.commands.train import COSMETIC, train
+from lmx.commands.train import COSMETIC, checked, train
 from lmx.core import config as config_
 from lmx.core import log
 from lmx.core.errors import UserError
@@ -34,9 +34,9 @@ def run(config: Mapping[str, Any], workdir: Path, count: int, *, again: str) -> 
     Errors: UserError as for one run; for seeds beyond 32 bits; where the folder holds a plain run.
     """
     config_.check(config)
-    given = config_.expanded(config)
-    first = given["seed"]
+    first = config["seed"]
     _refuse(workdir, first, count)
+    given = checked(config, _folder(workdir, first))
     with lock.hold(workdir):
         for place, seed in enumerate(range(first, first + count), 1):
             folder = _folder(workdir, seed)

@@ -66,12 +66,23 @@ def train(
 
     again: the command that resumes it. tell: print at the end what was made.
     """
+    from lmx.core.log import say
+    from lmx.runs import lock
+
+    given = checked(config, workdir)
+    with lock.hold(workdir):
+        return _train(given, workdir, again, say, tell)
+
+
+def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """Return the config with its paths expanded, and start JAX.
+
+    Errors: UserError for every field that asks for what cannot be, as far as no data is needed.
+    """
     from lmx.core import config as config_
 
     config_.check(config)
     from lmx.commands import _check, _finish, _platform, _session  # noqa: F401 - before Ctrl-C may raise
-    from lmx.core.log import say
-    from lmx.runs import lock
 
     _platform.start()
     given = config_.expanded(config)
@@ -81,8 +92,7 @@ def train(
         from lmx.commands import _check_examples
 
         _check_examples.fields(given, workdir)
-    with lock.hold(workdir):
-        return _train(given, workdir, again, say, tell)
+    return given
 
 
 def _train(
