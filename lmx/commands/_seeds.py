@@ -49,7 +49,7 @@ def run(config: Mapping[str, Any], workdir: Path, count: int, *, again: str) -> 
             if config_.base_of(own) == "base" and own["data"]["folder"] is None and place > 1:
                 _share(_folder(workdir, first) / "data", folder / "data")
             try:
-                _, stopped = train(own, folder, again=again, tell=False)
+                stopped = train(own, folder, again=again, tell=False)[1]  # keeps no parameters
             except KeyboardInterrupt:
                 if not _wire.resumes(_folder(workdir, first)):
                     raise
