@@ -36,6 +36,7 @@ def data() -> ConfigDict:
     c.code = False  # stdlib only: the library's source code as well
     c.holdout = 0.1  # share held out for validation
     c.split = "auto"  # document: by a hash of each document; tail: the end of each; auto: by their number
+    c.seed = None  # chooses the documents held out and makes the pairs; None: the run's seed
     c.short = 0.1  # pairs only: share of rows cut to a random length
     c.copies = 1  # pairs only: how many times the text is made into pairs, each time other ones
     c.folder = None  # where prepared rows lie; None: WORKDIR/data

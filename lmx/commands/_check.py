@@ -113,6 +113,10 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
     Errors name the differing keys; fields under `cosmetic` may differ.
     """
     path = workdir / "config.json"
+    if (workdir / "seeds.json").exists() or any(workdir.glob("seed-*/config.json")):
+        raise UserError(
+            f"workdir {workdir} holds the runs of several seeds; repeat --seeds, or name another workdir"
+        )
     if _wire.resumes(workdir):
         if not path.exists():
             raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")

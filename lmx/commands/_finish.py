@@ -80,6 +80,7 @@ def closing(session: Session, made: int, again: str) -> str:
         "checkpoints": f"steps {', '.join(map(str, session.kept.steps()))}",
         "export": "Hugging Face folder",
         "metrics.json": "figures with their intervals",
+        "errors.jsonl": "the validation examples with the highest loss, sorted by it",
         "predictions.jsonl": "what the model says of each validation example",
         "metrics.jsonl": "figures during training; also in events (TensorBoard)",
         "samples.jsonl": "texts written during training",

@@ -49,13 +49,30 @@ class Judge:
     ) -> tuple[list[dict[str, Any]], float]:
         """Return (a prediction of each example, the mean loss). targets: whether the examples have them; the
         loss is NaN without."""
+        outputs, loss = self._outputs(params, split, targets)
+        found: list[dict[str, Any]] = self._told("decode", split, outputs)
+        return found, loss
+
+    def examined(
+        self, params: Any, split: _examples.Split
+    ) -> tuple[list[dict[str, Any]], float, list[float] | None]:
+        """Return (a prediction of each example, the mean loss, the loss of each), None where the task has no
+        loss of one example."""
+        outputs, loss = self._outputs(params, split, targets=True)
+        each = self._told("losses", split, outputs) if hasattr(self._task, "losses") else None
+        return self._told("decode", split, outputs), loss, each
+
+    def _outputs(self, params: Any, split: _examples.Split, targets: bool) -> tuple[dict[str, Any], float]:
         batches = sorted_batches(split.encoded.features, **self._shape)
         run = self._with_loss if targets else self._alone
         outputs, sums = predict.over(run, params, batches, mesh=self._mesh)
-        options = _build.options_of(self._config, "decode")
-        facts = self._config["facts"]
-        found = self._task.decode(split.examples, split.encoded, outputs, facts=facts, **options)
-        return found, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
+        return outputs, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
+
+    def _told(self, function: str, split: _examples.Split, outputs: Mapping[str, Any]) -> Any:
+        """Return what one of the task's functions makes of outputs."""
+        options = _build.options_of(self._config, function)
+        of = getattr(self._task, function)
+        return of(split.examples, split.encoded, outputs, facts=self._config["facts"], **options)
 
     def references(self, split: _examples.Split) -> list[dict[str, Any]]:
         """Return what the examples say themselves, one dict each."""

@@ -78,6 +78,9 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError("data.code is for data.name='stdlib' only")
     if data["name"] == "text" and not data["path"]:
         raise UserError("data.path is not set; name your text: --config.data.path=FILE_OR_FOLDER")
+    seed = data["seed"]
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise UserError(f"data.seed={seed!r}; expected a whole number from 0, or None for that of the run")
     if words["name"] not in known:
         hint = did_you_mean(words["name"], known)
         raise UserError(
@@ -156,7 +159,7 @@ def prepare(
         make_tokenizer=make,
         length=config["batch"]["length"],
         layout=layout,
-        seed=config["seed"],
+        seed=config["seed"] if data["seed"] is None else data["seed"],
         holdout=data["holdout"],
         split=data["split"],
         settings=_settings(data, kind, options),

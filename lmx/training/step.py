@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
 from lmx.core import rng, tree
-from lmx.core.types import Batch, Model, Objective, Sums
+from lmx.core.types import Array, Batch, Model, Objective, Sums
 from lmx.training import accumulate
 from lmx.training.state import State
 
@@ -37,7 +39,7 @@ def build(
     sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Sums]:
+    def step(seed: Array, state: State, batch: Batch) -> tuple[State, Sums]:
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, model.trainable(state.params))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
@@ -52,4 +54,5 @@ def build(
         }
 
     same, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(same, rows), out_shardings=(same, same))
+    made = jax.jit(step, donate_argnums=1, in_shardings=(same, same, rows), out_shardings=(same, same))
+    return partial(made, np.uint32(seed))  # no constant, so that every seed shares what is compiled
