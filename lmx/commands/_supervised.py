@@ -98,7 +98,9 @@ class Supervised:
         config, task = prepared.config, prepared.task
         self._prepared, self._model = prepared, model
         batch, filler = config["batch"], prepared.text.filler
-        self.judge = _judge.Judge(config, task, filler=filler, model=model, mesh=mesh)
+        self.judge = _judge.Judge(config, task, text=prepared.text, model=model, mesh=mesh)
+        if self.judge.responses is not None:
+            self.judge.responses.check(prepared.splits["validation"].examples, "validation")
         self.batches = Bucketed(
             prepared.splits["train"].encoded.features,
             size=batch["size"],
@@ -138,11 +140,7 @@ class Supervised:
         """
         if (workdir / "metrics.json").exists():
             return
-        split = self._prepared.splits["validation"]
-        found, loss = self.judge.predictions(params, split)
-        wanted = self.judge.references(split)
-        figures = self.judge.figures(found, wanted, loss)
-        _judge.write(workdir, found, wanted, figures, self.judge.intervals(found, wanted))
+        _judge.write(workdir, self.judge.judged(params, self._prepared.splits["validation"]))
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return nothing: these models write no text."""
