@@ -2,7 +2,8 @@
 
     lmx train --config finetune/translation --config.start=runs/small_mix --workdir runs/translation \
         --config.data.train.prompt=multi30k/train.de.gz --config.data.train.response=multi30k/train.en.gz \
-        --config.data.validation.prompt=multi30k/val.de.gz --config.data.validation.response=multi30k/val.en.gz
+        --config.data.validation.prompt=multi30k/val.de.gz \
+        --config.data.validation.response=multi30k/val.en.gz
 
 A table with both languages in it goes without the endings: --config.data.train=pairs.tsv and, for instance,
 --config.data.columns.prompt=german --config.data.columns.response=english.
