@@ -18,6 +18,10 @@ BATCH = {"size": 32, "length": 512, "multiple": 16, "window": 1, "parts": 1}
 """For a Hugging Face folder, which has no batches of its own; `length` is at most the model's positions."""
 
 
+NAMED = (".jsonl", ".json", ".parquet")
+"""Endings of files whose columns have names: the positions that a run's own table had say nothing there."""
+
+
 @dataclass(frozen=True)
 class Applied:
     """A checkpoint with what its task needs: the config, whole, the task's module, the tokenizer's judge."""
@@ -99,10 +103,13 @@ def rows(
         kept = given if given is not None and given.get("name") == "table" else {"columns": {}}
         options = {name: kept[name] for name in ("header", "quoting", "delimiter") if name in kept}
         form = format or kept.get("format")
+        own = kept["columns"]
+        if path.lower().removesuffix(".gz").endswith(NAMED):
+            own = {field: column for field, column in own.items() if not isinstance(column, int)}
         data = {
             "name": "table",
             "test": path,
-            "columns": {**kept["columns"], **where},
+            "columns": {**own, **where},
             **options,
             **({} if form is None else {"format": form}),
         }

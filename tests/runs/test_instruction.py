@@ -200,10 +200,9 @@ def test_a_dialogue_is_trained_and_answered(
     assert told["figures"].keys() >= {"bleu", "distinct_1", "ended", "loss"}
     assert "rouge1" not in told["figures"]
     file = tmp_path / "new.jsonl"
-    file.write_text('{"0": "Hello there ."}\n{"0": "Hello there . __eou__"}\n')
+    file.write_text('{"turns": ["Hello there ."]}\n{"turns": "Hello there . __eou__"}\n')
     capsys.readouterr()
-    given = ["--data", str(file), "--columns", "turns=0", "--batch", "8"]
-    assert main(["predict", "--checkpoint", str(run), *given]) == 0
+    assert main(["predict", "--checkpoint", str(run), "--data", str(file), "--batch", "8"]) == 0
     said = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
     assert said == ["How are you ?"] * 2  # the last turn is answered, not taken for the answer
 
