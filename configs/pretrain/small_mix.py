@@ -1,6 +1,6 @@
 """A small GPT-2 to fine-tune on dialogues, summaries and translations: a folder of English texts.
 
-Meant for tiny Shakespeare and the Brown corpus together (6.3 MB), both laid into one folder:
+Meant for tiny Shakespeare and the Brown corpus together (6.0 MB), both laid into one folder:
 
     mkdir mix && cp tinyshakespeare/train.txt brown/train.jsonl.gz mix/
     lmx train --config pretrain/small_mix --config.data.path=mix --workdir runs/small_mix
