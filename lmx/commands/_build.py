@@ -52,10 +52,11 @@ def _model(config: bytes) -> Model:
     return module.attach(plugin.find("lmx.models", name).build(fields), fields, **options)
 
 
-ROUTED = ("attach", "read", "learn", "encode", "decode", "loss")
-"""Functions of a task that take options of the config's task section."""
+ROUTED = ("attach", "read", "learn", "encode", "decode", "loss", "prompts", "writing", "text_metrics")
+"""Functions of a task that take options of the config's task section; the last three are of tasks that write
+texts."""
 
-PLAIN = ("facts", "length", "vocabulary", "seed")
+PLAIN = ("facts", "length", "vocabulary", "seed", "counts")
 """Their keyword arguments that come from elsewhere."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx import metrics
+from lmx.commands._judge import Judged
 from lmx.core import log
 from lmx.core.examples import Example
 from lmx.metrics import calibration
@@ -25,9 +26,7 @@ Dicts = Sequence[Mapping[str, Any]]
 def write(
     folder: Path,
     examples: Sequence[Example],
-    predictions: Dicts,
-    references: Dicts,
-    losses: Sequence[float] | None,
+    judged: Judged,
     *,
     fields: Sequence[str],
     names: Sequence[str],
@@ -35,13 +34,14 @@ def write(
 ) -> None:
     """Write errors.jsonl and plots.json into a run's folder, each whole or not at all.
 
-    losses: one of each example; None where the task has none: then there is no errors.jsonl. fields: those of
-    an example that are asked, not told. names: the labels in their order. task: of several tasks in one run,
+    Where the task has no loss of one example there is no errors.jsonl. fields: those of an example that are
+    asked, not told. names: the labels in their order. task: of several tasks in one run,
     that one's name, which the files then bear: errors-NAME.jsonl.
     """
     end = f"-{task}" if task else ""
-    if losses is not None:
-        rows = worst(examples, predictions, references, losses, fields)
+    predictions, references = judged.predictions, judged.references
+    if judged.losses is not None:
+        rows = worst(examples, predictions, references, judged.losses, fields)
         text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
         log.write_whole(folder / f"errors{end}.jsonl", text.encode("utf-8", "backslashreplace"))
     if found := plots(predictions, references, names):

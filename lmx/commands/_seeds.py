@@ -46,8 +46,9 @@ def run(config: Mapping[str, Any], workdir: Path, count: int, *, again: str) -> 
                 log.say(f"seed {seed}: done already")
                 continue
             log.say(f"seed {seed}, {place} of {count}: {folder}")
-            if config_.base_of(own) == "base" and own["data"]["folder"] is None and place > 1:
-                _share(_folder(workdir, first) / "data", folder / "data")
+            if config_.pretraining(own) and own["data"]["folder"] is None and place > 1:
+                for rows in sorted(_folder(workdir, first).glob("data*")):
+                    _share(rows, folder / rows.name)
             try:
                 stopped = train(own, folder, again=again, tell=False)[1]  # keeps no parameters
             except KeyboardInterrupt:
@@ -100,7 +101,7 @@ def _share(given: Path, folder: Path) -> None:
 
     if folder.exists() or not given.exists():
         return
-    half = folder.with_name(".data.shared")  # a killed copy must not pass for rows
+    half = folder.with_name(f".{folder.name}.shared")  # a killed copy must not pass for rows
     shutil.rmtree(half, ignore_errors=True)
     shutil.copytree(given, half, copy_function=link)
     half.rename(folder)

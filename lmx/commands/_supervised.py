@@ -98,7 +98,9 @@ class Supervised:
         config, task = prepared.config, prepared.task
         self._prepared, self._model = prepared, model
         batch, filler = config["batch"], prepared.text.filler
-        self.judge = _judge.Judge(config, task, filler=filler, model=model, mesh=mesh)
+        self.judge = _judge.Judge(config, task, text=prepared.text, model=model, mesh=mesh)
+        if self.judge.responses is not None:
+            self.judge.responses.check(prepared.splits["validation"].examples, "validation")
         self.batches = Bucketed(
             prepared.splits["train"].encoded.features,
             size=batch["size"],
@@ -140,13 +142,11 @@ class Supervised:
         if (workdir / "metrics.json").exists():
             return
         split = self._prepared.splits["validation"]
-        found, loss, each = self.judge.examined(params, split)
-        wanted = self.judge.references(split)
-        figures = self.judge.figures(found, wanted, loss)
+        judged = self.judge.judged(params, split)
         fields = [field.name for field in self._prepared.task.FIELDS if not field.target]
         names = self._prepared.config["facts"].get("names", ())
-        _examined.write(workdir, split.examples, found, wanted, each, fields=fields, names=names)
-        _judge.write(workdir, found, wanted, figures, self.judge.intervals(found, wanted))
+        _examined.write(workdir, split.examples, judged, fields=fields, names=names)
+        _judge.write(workdir, judged)
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return nothing: these models write no text."""

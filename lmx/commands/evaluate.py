@@ -58,15 +58,14 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     if options.split == "test" and options.data is None:
         _lock(Path(options.checkpoint.partition("@")[0]))
     split = applied.split(rows, targets=True)
-    predictions, loss = applied.judge.predictions(found.params, split)
-    references = applied.judge.references(split)
-    figures = applied.judge.figures(predictions, references, loss)
+    judged = applied.judge.judged(found.params, split)
     return {
         "split": options.split if options.data is None else str(options.data),
         "step": found.step,
-        "examples": len(predictions),
-        **log.plain(figures),
-        "intervals": log.plain(applied.judge.intervals(predictions, references)),
+        "examples": len(judged.predictions),
+        **judged.more,
+        **log.plain(judged.figures),
+        "intervals": log.plain(judged.intervals),
     }
 
 

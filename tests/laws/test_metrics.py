@@ -117,6 +117,14 @@ CASES = {
         _draw_texts,
         alone=True,
     ),
+    # Two of three texts came to their end.
+    "ended": Case(
+        [{"ended": True}, {"ended": False}, {"ended": True}],
+        [{}, {}, {}],
+        {"ended": 2 / 3},
+        lambda rng: ({"ended": rng.random() < 0.7}, {}),
+        alone=True,
+    ),
     # seqeval's README: of MISC (3, 5) and PER (0, 1), only PER is found; MISC is found a word too early.
     "entity_f1": Case(
         [{"tags": "O O B-MISC I-MISC I-MISC I-MISC O".split()}, {"tags": "B-PER I-PER O".split()}],

@@ -22,6 +22,7 @@ from lmx.core.types import IGNORED, Array
 pytestmark = pytest.mark.smoke
 INTERFACE = ("PER_TOKEN", "OUTPUTS", "METRICS", "SCORE", "read", "learn", "head", "encode", "decode")
 INTERFACE += ("references", "attach", "loss", "AXES", "HF")
+WRITES = ("prompts", "writing", "text_metrics")  # of tasks whose models write texts: all of them, or none
 NAMES = [name for name in plugin.names("lmx.tasks") if hasattr(plugin.find("lmx.tasks", name), "FIELDS")]
 LENGTH = 48
 SIZES: dict[str, Any] = dict(vocab_size=270, positions=LENGTH, width=8, layers=1, heads=2, init_range=0.5)
@@ -99,9 +100,12 @@ def arrays(module: ModuleType, features: Any, longest: int = LENGTH) -> dict[str
 def test_a_task_has_the_whole_interface(name: str) -> None:
     module = plugin.find("lmx.tasks", name)
     assert [one for one in INTERFACE if not hasattr(module, one)] == []
+    assert len({hasattr(module, one) for one in (*WRITES, "decode_texts")}) == 1
     assert any(field.target for field in module.FIELDS)
     assert "id" in [field.name for field in module.FIELDS]
     for function in _build.ROUTED:
+        if function in WRITES and not hasattr(module, function):
+            continue
         for one in inspect.signature(getattr(module, function)).parameters.values():
             assert one.kind is not one.VAR_KEYWORD, f"{function} would take any option"
             if one.kind is one.KEYWORD_ONLY and one.name not in _build.PLAIN:
