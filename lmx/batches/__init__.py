@@ -1,9 +1,11 @@
 """Batches: batch k is a function of (seed, k), whatever the number of processes.
 
-Batches packs rows of one length as they come; Bucketed pads features of many lengths, alike with alike.
+Batches packs rows of one length as they come; Bucketed pads features of many lengths, alike with alike; Mixed
+takes each batch from one of several tasks.
 """
 
 from lmx.batches._bucketed import Bucketed, padded, sorted_batches
+from lmx.batches._mixed import Mixed
 from lmx.batches._stream import Arrays, Batches, Encode, Examples, Prefetch, whole
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "Bucketed",
     "Encode",
     "Examples",
+    "Mixed",
     "Prefetch",
     "padded",
     "sorted_batches",

@@ -39,10 +39,14 @@ NULLABLE = ("samples.top_k", "start")
 TEXT = ("text", "stdlib")
 """Values of `data.name` by which a config is one of pretraining; any other is a source of examples."""
 
-FREE = {"base": ("model", "optim"), "finetune/base": ("model", "optim", "task", "data")}
+FREE = {
+    "base": ("model", "optim"),
+    "finetune/base": ("model", "optim", "task", "data"),
+    "finetune/multi_base": ("model", "optim", "tasks"),
+}
 """Base -> sections whose fields belong to the file that they name, which checks them itself."""
 
-OPEN = {"base": ("optim",), "finetune/base": ("model", "optim", "task", "data")}
+OPEN = {**FREE, "base": ("optim",)}
 """Base -> sections that may get fields which the base has not."""
 
 DURATIONS = (
@@ -91,7 +95,10 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
 
 
 def base_of(config: Any) -> str:
-    """Return the name of the shipped base that a config follows: that of pretraining, or of fine-tuning."""
+    """Return the name of the shipped base that a config follows: that of pretraining, of fine-tuning, or of
+    fine-tuning on several tasks."""
+    if "tasks" in config:
+        return "finetune/multi_base"
     data = config.get("data")
     name = data["name"] if isinstance(data, (Mapping, ConfigDict)) and "name" in data else "text"
     return "base" if name in TEXT else "finetune/base"
