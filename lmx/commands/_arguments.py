@@ -66,6 +66,11 @@ def examples(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def task(parser: argparse.ArgumentParser) -> None:
+    """Declare --task."""
+    parser.add_argument("--task", metavar="NAME", help="which one, of a run on several tasks")
+
+
 def columns(words: Sequence[str]) -> dict[str, str]:
     """Return {field: column} of words such as `text=sentence`. Errors: UserError for a word without `=`."""
     found = {}

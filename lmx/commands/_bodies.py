@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf, _start, _wire
+from lmx.commands import _build, _hf, _members, _start, _wire
 from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.types import Model
 
-BODY = ("embed", "block", "final")
+NEEDED = ("embed", "block", "final")
 """Parts of a model that no task can begin without."""
 
 
@@ -63,9 +63,12 @@ def tokenizer(reference: str) -> tokenizers_.Tokenizer:
     return tokenizers_.load(_wire.tokenizer_folder(reference))
 
 
-def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None]) -> Any:
+def params(
+    config: Mapping[str, Any], built: Model, *, say: Callable[[str], None], name: str | None = None
+) -> Any:
     """Return the start's parameters for the config's model: its body, and its head where that fits the task.
 
+    name: that of the task, among several: a start that has several, too, has the head under this name.
     A head of another task or another size starts anew from the seed, and this is said.
     Errors: UserError where the body does not fit.
     """
@@ -78,8 +81,9 @@ def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None
             say(f"{reference}: {note}")
         found, same = read.checkpoint.params, True
     else:
-        whole = _wire.checkpoint(reference)
-        found, same = whole.params, _alike(whole.config, config)
+        whole = _wire.run(folder, which)
+        whole = _members.several(whole).get(name or "", whole)
+        found, same = whole.params, "task" in whole.config and _alike(whole.config, config)
     return _fitted(reference, found, built, seed, same, say)
 
 
@@ -100,14 +104,12 @@ def _fitted(
     kept = {
         path: leaf
         for path, leaf in held.items()
-        if path in wanted
-        and leaf.shape == wanted[path].shape
-        and (same or path.split("/")[0] in (*BODY, "pooler"))
+        if path in wanted and leaf.shape == wanted[path].shape and (same or path.split("/")[0] in _build.BODY)
     }
     fresh = tuple(path for path in wanted if path not in kept)
     if lines := tree.diff(
-        {path: wanted[path].shape for path in fresh if path.split("/")[0] in BODY},
-        {path: leaf.shape for path, leaf in held.items() if path in fresh and path.split("/")[0] in BODY},
+        {path: wanted[path].shape for path in fresh if path.split("/")[0] in NEEDED},
+        {path: leaf.shape for path, leaf in held.items() if path in fresh and path.split("/")[0] in NEEDED},
     ):
         raise UserError(
             f"start={reference}: not the body of the config's model (- missing, + surplus, ! shape): "

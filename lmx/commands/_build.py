@@ -18,6 +18,10 @@ from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Model, Objective
 from lmx.core.vocabulary import Vocabulary
 from lmx.training import objectives
+from lmx.training.members import Members
+
+BODY = ("embed", "block", "final", "pooler")
+"""Parts of a model that belong to no task."""
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:
@@ -32,8 +36,27 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 
 def model(config: Mapping[str, Any]) -> Model:
-    """Return the model of a config's `model` and `task` sections; what its class fixes need not be named."""
+    """Return the model of a config's `model` and `task` sections; what its class fixes need not be named.
+
+    Of a run on several tasks, all of them on one body.
+    """
+    if "tasks" in config:
+        return members(config).model
     return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
+
+
+def members(config: Mapping[str, Any]) -> Members:
+    """Return the models of a config's `tasks`, on one body."""
+    own = {
+        name: {"model": one.get("model", config["model"]), "task": one["task"]}
+        for name, one in config["tasks"].items()
+    }
+    return _members(rows.canonical(own))
+
+
+@lru_cache(maxsize=16)
+def _members(config: bytes) -> Members:
+    return Members({name: model(one) for name, one in json.loads(config).items()}, body=BODY)
 
 
 TRAINED = ("attach", "loss", "HF", "encode", "METRICS")

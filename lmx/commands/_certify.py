@@ -105,9 +105,8 @@ def verify(path: Path, *, say: Say) -> None:
     left = f"; {certificate.HISTORY} not looked at" if certificate.has_history(path) else ""
     say(f"files: {len(target['files'])} unchanged, by SHA-256{left}")
     allowed = known.get("nonfinite", [])  # by whoever made it
-    found = _wire.checkpoint(
-        str(path), **({"allow_nonfinite": True} if allowed and known["kind"] == "export" else {})
-    )
+    options: dict[str, Any] = {"allow_nonfinite": True} if allowed and known["kind"] == "export" else {}
+    found = _wire.checkpoint(str(path), **options)
     leaves = tree.flatten(found.params)
     if known["kind"] == "export":
         with open_folder(path) as stored:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmx.commands import _export, _platform, _wire
+from lmx.commands import _export, _members, _platform, _wire
 from lmx.core import config as config_
 from lmx.core import log
 from lmx.report import page
@@ -53,9 +53,11 @@ def finish(session: Session, made: int, say: Any) -> None:
     folder = session.workdir / "export"
     found = session.checkpoint(made)
     session.feed.finish(found.params, session.workdir)
-    if session.config["export"] and not folder.exists():
-        say("writing the Hugging Face folder")
-        _export.write(found, folder)
+    exports = _members.exports(found, folder) if session.config["export"] else {}
+    if left := {target: one for target, one in exports.items() if not target.exists()}:
+        say(f"writing the Hugging Face folder{'s' * (len(left) > 1)}")
+        for target, one in left.items():
+            _export.write(one, target)
         path = session.workdir / "run.json"
         facts.write(session.workdir, {**_wire.read_json(path), "export": str(folder)})
     page.write(session.workdir)
@@ -85,7 +87,9 @@ def closing(session: Session, made: int, again: str) -> str:
         "metrics.jsonl": "figures during training; also in events (TensorBoard)",
         "samples.jsonl": "texts written during training",
     }
+    made_of |= {f"predictions-{name}.jsonl": "those of one task" for name in session.config.get("tasks", {})}
     run = shlex.quote(str(work))
+    whose = " --task NAME" if "tasks" in session.config else ""
     following = [
         f"  {lmx} generate --checkpoint {run} --prompt 'The'",
         f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
@@ -97,6 +101,6 @@ def closing(session: Session, made: int, again: str) -> str:
             *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
-            *(following if texts else [_usable(session, lmx, run)]),
+            *(following if texts else [_usable(session, lmx, run + whose)]),
         ]
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lmx import optim
-from lmx.commands import _bodies, _build, _packed, _start, _supervised, prepare
+from lmx.commands import _bodies, _build, _multi, _packed, _start, _supervised, prepare
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
@@ -25,6 +25,7 @@ from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
 from lmx.training import loop, state, step
 from lmx.training.hooks import Hook
+from lmx.training.members import Members
 from lmx.training.record import Recorder, diverged
 
 Say = Callable[[str], None]
@@ -37,7 +38,15 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
     mesh = mesh_.make(**config["mesh"])
     mesh_.check_batch(config["batch"]["size"], mesh)
     feed: Feed
-    if config_.pretraining(config):
+    members = None
+    if "tasks" in config:
+        several = _multi.prepare(config, workdir, say=say)
+        _supervised.keep(next(iter(several.tasks.values())))
+        resolved, members = several.config, _build.members(several.config)
+        model = members.model
+        feed = _multi.Multi(several, mesh=mesh)
+        start = partial(_multi.params, resolved, say=say)
+    elif config_.pretraining(config):
         own = "name" in config["model"]
         folder, manifests = prepare.every(config, workdir, say=say)
         resolved = _packed.resolve(_bodies.completed(config, workdir), manifests[0], folder)
@@ -53,14 +62,14 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
         model = _build.model(resolved)
         feed = _supervised.Supervised(prepared, model=model, mesh=mesh)
         start = partial(_bodies.params, resolved, model, say=say)
-    return Session(resolved, workdir, feed, model=model, mesh=mesh, start=start, say=say)
+    return Session(resolved, workdir, feed, model=model, mesh=mesh, start=start, say=say, members=members)
 
 
 class Session:
     """A run that is ready to go on from wherever it stands.
 
     config: plain and resolved: nothing in it is left for the data to tell. feed: its data. start: reads the
-    parameters that the config's `start` names.
+    parameters that the config's `start` names. members: of a run on several tasks, which leaves are whose.
     """
 
     def __init__(
@@ -73,13 +82,15 @@ class Session:
         mesh: Mesh,
         start: Callable[[], Any],
         say: Say,
+        members: Members | None = None,
     ) -> None:
         self.config, self.workdir, self.feed, self.say = config, workdir, feed, say
         self.model, self.mesh, self._start = model, mesh, start
         self._durations()
         if self.every.get("sample"):
             feed.check_samples()
-        self.rate, self.optimizer = optim.make(total=self.total, **self._optim())
+        parts = None if members is None else members.part
+        self.rate, self.optimizer = optim.make(total=self.total, parts=parts, **self._optim())
         self.step = step.build(
             model,
             feed.objective(),
@@ -87,7 +98,8 @@ class Session:
             seed=config["seed"],
             mesh=mesh,
             parts=config["batch"]["parts"],
-            whole=getattr(_build.task(config), "whole", dict),
+            whole=dict if members else getattr(_build.task(config), "whole", dict),
+            moves=None if members is None else members.moves,
         )
         self.kept = checkpoints.Checkpoints(
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]

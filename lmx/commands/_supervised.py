@@ -39,15 +39,18 @@ class Prepared:
     config: dict[str, Any]
 
 
-def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
+def prepare(
+    config: Mapping[str, Any], workdir: Path, *, say: Say, text: tokenizers_.Tokenizer | None = None
+) -> Prepared:
     """Read, check and encode the examples, and resolve what a config leaves to data and start.
 
+    text: the start's tokenizer, where it was opened before.
     Errors: UserError, naming the file and the line, before anything is compiled.
     """
     from lmx import sources
 
     task = _build.task(config, needs=NEEDS)
-    text, model = _bodies.tokenizer(config["start"]), _bodies.model(config)
+    text, model = text or _bodies.tokenizer(config["start"]), _bodies.model(config)
     options = _build.options_of(config, "read")
     found = {name: _examples.records(config, name, task) for name in ("train", "validation")}
     examples = {name: _examples.read(rows, task, options) for name, rows in found.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf
+from lmx.commands import _build, _hf, _members
 from lmx.core import config as config_
 from lmx.core import log, rng, tree
 from lmx.core.errors import UserError
@@ -21,8 +21,10 @@ from lmx.hf import hub, settings
 from lmx.runs.checkpoints import Checkpoints
 
 
-def checkpoint(reference: str, **options: Any) -> Checkpoint:
+def checkpoint(reference: str, *, member: str | None = None, **options: Any) -> Checkpoint:
     """Return the checkpoint that a reference names.
+
+    member: the task, of a run on several.
 
     A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, a Hugging Face folder, or
     `hf://ORG/NAME@REVISION`. options: those of `_hf.read`, for Hugging Face folders only; what was dropped,
@@ -31,9 +33,14 @@ def checkpoint(reference: str, **options: Any) -> Checkpoint:
     """
     folder, which = located(reference)
     if which is None:
-        return _from_hf(folder, options)
+        return _members.one(_from_hf(folder, options), member, reference)
     if options:
         raise UserError(f"{folder} is a run; {', '.join(options)} are for Hugging Face folders")
+    return _members.one(run(folder, which), member, reference)
+
+
+def run(folder: Path, which: str) -> Checkpoint:
+    """Return a run's checkpoint, as `located` tells them; of a run on several tasks, that of all of them."""
     with closing(Checkpoints(folder / "checkpoints")) as kept:
         return _read_run(kept, folder, which)
 
@@ -63,6 +70,11 @@ def located(reference: str) -> tuple[Path, str | None]:
     if at:
         raise UserError(f"{reference}: @{which} chooses among a run's checkpoints, but {name} is not a run")
     return folder, None
+
+
+def is_run(reference: str) -> bool:
+    """Tell whether a reference names a run of lmx that has a checkpoint. Errors: as `located`."""
+    return not hub.is_reference(reference) and located(reference)[1] is not None
 
 
 def begun(folder: Path) -> bool:

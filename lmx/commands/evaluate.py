@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="validation", choices=("validation", "train", "test"))
     _arguments.examples(parser)
+    _arguments.task(parser)
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from lmx.commands import _apply, _platform, _wire
 
     _platform.start()
-    found = _wire.checkpoint(options.checkpoint)
+    found = _wire.checkpoint(options.checkpoint, member=options.task)
     if _apply.supervised(found):
         print(json.dumps(_examples(found, options)))
     else:

@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=_arguments.option(_arguments.new_folder), help="a new file; default: the terminal"
     )
     _arguments.examples(parser)
+    _arguments.task(parser)
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if options.output is not None and options.output.exists():
         raise UserError(f"{options.output}: exists already; name another file")
     _platform.start()
-    applied = _apply.opened(_wire.checkpoint(options.checkpoint), batch=options.batch)
+    applied = _apply.opened(_wire.checkpoint(options.checkpoint, member=options.task), batch=options.batch)
     where = _arguments.columns(options.columns)
     found = _apply.rows(
         applied, options.data, split="test", where=where, format=options.format, targets=False

@@ -43,6 +43,7 @@ FREE = {
     "base": ("model", "optim", "task"),
     "pretrain/encoder": ("model", "optim", "task"),
     "finetune/base": ("model", "optim", "task", "data"),
+    "finetune/multi_base": ("model", "optim", "tasks"),
 }
 """Base -> sections whose fields belong to the file that they name, which checks them itself."""
 
@@ -50,6 +51,7 @@ OPEN = {
     "base": ("optim", "task"),
     "pretrain/encoder": ("optim", "task"),
     "finetune/base": ("optim", "task", "data"),
+    "finetune/multi_base": ("optim", "tasks"),
 }
 """Base -> sections that may get fields which the base has not; so may a model that is the start's."""
 
@@ -99,8 +101,10 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
 
 
 def base_of(config: Any) -> str:
-    """Return the name of the shipped base that a config follows: one of pretraining, or that of
-    fine-tuning."""
+    """Return the name of the shipped base that a config follows: one of pretraining, of fine-tuning, or of
+    fine-tuning on several tasks."""
+    if "tasks" in config:
+        return "finetune/multi_base"
     data = config.get("data")
     name = data["name"] if isinstance(data, (Mapping, ConfigDict)) and "name" in data else "text"
     if name not in TEXT:
@@ -110,7 +114,7 @@ def base_of(config: Any) -> str:
 
 def pretraining(config: Any) -> bool:
     """Tell whether a config is one of pretraining, on rows of text, and not of fine-tuning on examples."""
-    return base_of(config) != "finetune/base"
+    return base_of(config) in ("base", "pretrain/encoder")
 
 
 def load(reference: str) -> ConfigDict:

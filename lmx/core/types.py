@@ -52,6 +52,10 @@ Totals = Mapping[str, Any]
 IGNORED = -100
 """The label of a position that has no loss."""
 
+TASK = "task/"
+"""Before a task's name: the key by which a batch of a mixture says whose it is, such as `task/sst2` (B,). The
+key is all that it says, so that a program is compiled for each task and no value is looked at; it holds 0."""
+
 
 class Apply(Protocol):
     """A forward pass: pure, and the same function under jit, grad and sharding."""

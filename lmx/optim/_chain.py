@@ -18,7 +18,7 @@ import optax
 from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.types import Array, Params
-from lmx.optim import _options, ema, schedules
+from lmx.optim import _options, _parts, ema, schedules
 from lmx.optim.optimizers import OPTIMIZERS, decayed
 from lmx.optim.schedules import SCHEDULES, Schedule
 
@@ -30,18 +30,20 @@ class ChainState(NamedTuple):
 
     made: int32, updates so far. scale: f32, a factor of the learning rate that the host sets (`rescaled`).
     inner: the named optimizer's own state. average: the averaged parameters, None where none was asked for.
+    Of an optimizer with parts the last two are dicts, {part: its own}.
     """
 
     made: Array
     scale: Array
     inner: Any
-    average: ema.Average | None
+    average: ema.Average | dict[str, ema.Average] | None
 
 
-def factors(params: Params, rules: Rules) -> dict[str, float]:
+def factors(params: Params, rules: Rules, *, some: bool = False) -> dict[str, float]:
     """Return {path: factor of the learning rate}: that of the first rule whose pattern matches, or else 1.
 
-    Raises UserError for a rule that decides about no leaf: it would be silently dead.
+    some: these are not all the leaves there are. Raises UserError, unless they are some, for a rule that
+    decides about no leaf: it would be silently dead.
     """
     found: dict[str, float] = {}
     used: set[int] = set()
@@ -49,6 +51,8 @@ def factors(params: Params, rules: Rules) -> dict[str, float]:
         hit = next((k for k, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
         found[path] = 1.0 if hit is None else float(rules[hit][1])
         used.add(-1 if hit is None else hit)
+    if some:
+        return found
     for k, (pattern, _) in enumerate(rules):
         if k not in used:
             hit = any(re.fullmatch(pattern, path) for path in found)
@@ -71,6 +75,7 @@ def build(
     l2: float = 0.0,
     scales: Rules = (),
     average: float | None = None,
+    parts: _parts.Part | None = None,
     **options: Any,
 ) -> optax.GradientTransformation:
     """Return the named optimizer with what is common to all; its state is a ChainState.
@@ -83,6 +88,9 @@ def build(
     l1: each number then goes towards 0 by rate x l1 and stays there (proximal step: exact zeros). L1 and L2
     are for matrices only, as decay is.
     average: the decay of a moving average of the parameters (`ema`, `averaged`).
+    parts: path -> the name of the part of the parameters that a leaf belongs to. An update may then come
+    without the leaves of some parts: nothing of them changes, and what an optimizer counts it counts for each
+    part. Learning rates go by the count of all updates.
     Moments and averages are f32, whatever the parameters are. None leaves an option as it is by itself.
 
     Raises UserError for an unknown name or option and for values that make no sense.
@@ -97,7 +105,7 @@ def build(
     if not isinstance(core, optax.GradientTransformation):
         kind = type(core).__name__
         raise UserError(f"optim.name={name!r} gave a {kind}; expected an optax.GradientTransformation")
-    around = _Around(core, learning_rate, **common)
+    around = _Around(core, learning_rate, **common, parts=parts)
     return optax.GradientTransformation(around.init, around.update)
 
 
@@ -112,40 +120,57 @@ class _Around:
     l2: float
     scales: Rules
     average: float | None
+    parts: _parts.Part | None
 
     def init(self, params: Params) -> ChainState:
-        moving = _moving(params, params, self.scales)
+        moving = _moving(params, factors(params, self.scales))
         with jax.numpy_dtype_promotion("standard"):
             inner = self.core.init(moving)
-        start = None if self.average is None else ema.start(moving)
-        return ChainState(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32), inner, start)
+        average: Any = None if self.average is None else ema.start(moving)
+        if self.parts is not None:
+            groups = _parts.groups(moving, self.parts)
+            inner = {part: _parts.only(inner, paths) for part, paths in groups.items()}
+            if average is not None:
+                average = {part: _parts.only(average, paths) for part, paths in groups.items()}
+        return ChainState(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32), inner, average)
 
     def update(self, updates: Params, state: ChainState, params: Params | None = None) -> Any:
         assert params is not None, "these optimizers need the parameters"
-        now, gradients = _moving(params, params, self.scales), _moving(updates, params, self.scales)
+        factor = factors(params, self.scales, some=self.parts is not None)
+        now, gradients = _moving(params, factor), _moving(updates, factor)
         # optax raises a Python float to an int32 power, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            if self.clip is not None:
+            if self.clip is not None and now:
                 gradients, _ = optax.clip_by_global_norm(self.clip).update(gradients, optax.EmptyState())
             if self.l2:
                 gradients = jax.tree.map(
                     lambda on, g, p: g + self.l2 * p if on else g, decayed(now), gradients, now
                 )
-            moves, inner = self.core.update(gradients, state.inner, now)
-            factor = factors(params, self.scales)
+            if self.parts is None:
+                moves, inner = self.core.update(gradients, state.inner, now)
+            else:
+                moves, inner = _parts.update(self.core, self.parts, gradients, state.inner, now, state.made)
             moves = tree.map_named(lambda path, x: x * state.scale * factor[path], moves)
             if self.l1:
                 moves = _proximal(moves, now, self.rate(state.made) * state.scale * self.l1, factor)
-            average = state.average
-            if average is not None and self.average is not None:
-                average = ema.update(average, jax.tree.map(jnp.add, now, moves), decay=self.average)
+            average = self._averaged(state.average, jax.tree.map(jnp.add, now, moves))
         return _whole(moves, params), ChainState(state.made + 1, state.scale, inner, average)
 
+    def _averaged(self, average: Any, reached: Params) -> Any:
+        """Return the averages moved towards where the parameters are now."""
+        if self.average is None:
+            return None
+        if self.parts is None:
+            return ema.update(average, reached, decay=self.average)
+        after = dict(average)
+        for part, paths in _parts.groups(reached, self.parts).items():
+            after[part] = ema.update(average[part], _parts.only(reached, paths), decay=self.average)
+        return after
 
-def _moving(leaves: Params, params: Params, rules: Rules) -> Params:
+
+def _moving(leaves: Params, factor: Mapping[str, float]) -> Params:
     """Return, in f32, the leaves whose factor is not 0."""
-    moving = factors(params, rules)
-    chosen, _ = tree.split(leaves, tree.map_named(lambda path, _: moving[path] != 0, params))
+    chosen, _ = tree.split(leaves, tree.map_named(lambda path, _: factor[path] != 0, leaves))
     return jax.tree.map(lambda x: x.astype(jnp.float32), chosen)
 
 
@@ -186,12 +211,13 @@ def averaged(state: ChainState, params: Params) -> Params:
     """
     if state.average is None:
         raise UserError("there is no average of the parameters; set optim.average, such as 0.999")
-    found = tree.flatten(state.average.params)
+    averages = state.average.values() if isinstance(state.average, dict) else (state.average,)
+    found = {path: leaf for one in averages for path, leaf in tree.flatten(one.params).items()}
     return tree.map_named(lambda path, x: found[path].astype(x.dtype) if path in found else x, params)
 
 
-COMMON = tuple(inspect.signature(build).parameters)[2:-1]
-"""The options that every optimizer has."""
+COMMON = tuple(inspect.signature(build).parameters)[2:-2]
+"""The options that every optimizer has; `parts` follows from what is trained."""
 
 
 def _divided(name: str, schedule: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -233,9 +259,16 @@ def check(name: str, *, schedule: str, **values: Any) -> None:
 
 
 def make(
-    name: str, *, rate: float, schedule: str, warmup: int, total: int, **values: Any
+    name: str,
+    *,
+    rate: float,
+    schedule: str,
+    warmup: int,
+    total: int,
+    parts: _parts.Part | None = None,
+    **values: Any,
 ) -> tuple[Schedule, optax.GradientTransformation]:
-    """Return (step -> learning rate, the optimizer) from the fields of a config's `optim`.
+    """Return (step -> learning rate, the optimizer) from the fields of a config's `optim`; parts: of `build`.
 
     Durations (`warmup`, `total`, and the other DURATIONS) are in steps. Raises UserError as `check` does.
 
@@ -246,4 +279,4 @@ def make(
     check(name, schedule=schedule, rate=rate, warmup=warmup, **values)
     shaping, own = _divided(name, schedule, values)
     at = schedules.schedule(schedule, rate=rate, warmup=warmup, total=total, **shaping)
-    return at, build(name, at, **own)
+    return at, build(name, at, parts=parts, **own)

@@ -110,18 +110,18 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _judged(folder: Path) -> tuple[Judged, ...]:
-    """Return what there is of each task: files of no name first, then such as plots-NAME.json."""
-    kinds = {"metrics": ".json", "plots": ".json", "errors": ".jsonl"}
-    names = {
-        path.name.removeprefix(kind).removesuffix(end).removeprefix("-")
-        for kind, end in kinds.items()
-        for path in (*folder.glob(f"{kind}{end}"), *folder.glob(f"{kind}-*{end}"))
-    }
+    """Return what there is of each task: the run's only one, or of several such as plots-NAME.json with the
+    part of metrics.json that bears the name."""
+    whole = _object(folder / "metrics.json")
+    parts = whole.get("tasks", {"": whole})
+    named = (*folder.glob("plots-*.json"), *folder.glob("errors-*.jsonl"))
+    names = {"", *parts, *(path.stem.partition("-")[2] for path in named)}
     found = []
     for name in sorted(names):
-        files = {kind: folder / f"{kind}{f'-{name}' * bool(name)}{end}" for kind, end in kinds.items()}
-        errors = tuple(_records(files["errors"]))
-        found.append(Judged(name, _object(files["metrics"]), _object(files["plots"]), errors))
+        end = f"-{name}" if name else ""
+        plots, errors = _object(folder / f"plots{end}.json"), tuple(_records(folder / f"errors{end}.jsonl"))
+        if (metrics := parts.get(name, {})) or plots or errors:
+            found.append(Judged(name, metrics, plots, errors))
     return tuple(found)
 
 

@@ -24,6 +24,20 @@ def diverged(workdir: Path, step: int, what: str) -> str:
     return f"training has diverged at step {step}: {what}; nothing of it was saved; {advice}"
 
 
+def _losses(values: Sequence[Sums]) -> tuple[float, dict[str, float]]:
+    """Return (the mean loss of some steps, {NAME/loss: that of each task})."""
+
+    def mean(loss: str, weight: str) -> float:
+        here = [one for one in values if loss in one]
+        return sum(float(one[loss]) for one in here) / (sum(float(one[weight]) for one in here) or 1.0)
+
+    tasks = sorted({name.removesuffix("/loss") for one in values for name in one if name.endswith("/loss")})
+    if not tasks:
+        return mean("loss", "weight"), {}
+    steps = [float(one["loss"]) / (float(one["weight"]) or 1.0) for one in values]
+    return sum(steps) / len(steps), {f"{task}/loss": mean(f"{task}/loss", f"{task}/weight") for task in tasks}
+
+
 class Recorder:
     """The record of one run.
 
@@ -46,15 +60,18 @@ class Recorder:
     def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
         """Write the mean loss over the steps since the last record, their gradient norm and speed.
 
+        Of a mixture, whose sums are by task (`NAME/loss`, `NAME/weight`), also the mean of each task that has
+        come; the loss is then the mean of the steps, for the weights of tasks, such as tokens and sentences,
+        do not add up.
         Errors: UserError where the loss or the gradient is not finite.
         """
         values = jax.device_get(list(window))
-        loss = sum(float(v["loss"]) for v in values) / (sum(float(v["weight"]) for v in values) or 1.0)
+        loss, by_task = _losses(values)
         norm = float(values[-1]["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(diverged(self.workdir, step, f"the loss is {loss}, the gradient norm {norm}"))
         self.progress.update(step, loss)
-        record = {"loss": loss, "rate": rate, "grad_norm": norm}
+        record = {"loss": loss, **by_task, "rate": rate, "grad_norm": norm}
         speed = self.progress.per_second
         if speed is not None:
             record[f"{self._unit}_per_second"] = speed

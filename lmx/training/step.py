@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
 from lmx.core import rng, tree
-from lmx.core.types import Array, Batch, Model, Objective, Sums
+from lmx.core.types import Array, Batch, Model, Objective, Params, Sums
 from lmx.training import accumulate
 from lmx.training.state import State
 
@@ -29,19 +29,26 @@ def build(
     mesh: Mesh,
     parts: int = 1,
     whole: Callable[[Batch], Batch] = dict,
+    moves: Callable[[Batch, str], bool] | None = None,
 ) -> Step:
     """Return (state, batch) -> (new state, sums); the old state's buffers are given up (donated).
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
     derives from (seed, step, "dropout"). parts: the batch is taken in so many parts, one after the other, in
-    the memory of one. whole: adds to a batch what the objective needs of all of it, before it is cut. The
-    sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
+    the memory of one. whole: adds to a batch what the objective needs of all of it, before it is cut. moves:
+    (batch, path) -> whether the leaf may move with this batch, told by the batch's structure alone; the
+    optimizer does not see the others, so that they stay as they are, and so does what it remembers of them,
+    bit for bit. The sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
     """
+
+    def moving(params: Params, batch: Batch) -> Params:
+        on: Params = model.trainable(params)
+        return on if moves is None else tree.map_named(lambda path, yes: yes and moves(batch, path), on)
 
     def step(seed: Array, state: State, batch: Batch) -> tuple[State, Sums]:
         key = rng.stream_key(seed, state.step, "dropout")
-        chosen, fixed = tree.split(state.params, model.trainable(state.params))
+        chosen, fixed = tree.split(state.params, moving(state.params, batch))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
         summed, weight, sums = of(chosen, whole(batch))
         share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
