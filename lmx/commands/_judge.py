@@ -63,13 +63,30 @@ class Judge:
     ) -> tuple[list[dict[str, Any]], float]:
         """Return (a prediction of each example, the mean loss). targets: whether the examples have them; the
         loss is NaN without."""
+        outputs, loss = self._outputs(params, split, targets)
+        found: list[dict[str, Any]] = self._told("decode", split, outputs)
+        return found, loss
+
+    def examined(
+        self, params: Any, split: _examples.Split
+    ) -> tuple[list[dict[str, Any]], float, list[float] | None]:
+        """Return (a prediction of each example, the mean loss, the loss of each), None where the task has no
+        loss of one example."""
+        outputs, loss = self._outputs(params, split, targets=True)
+        each = self._told("losses", split, outputs) if hasattr(self._task, "losses") else None
+        return self._told("decode", split, outputs), loss, each
+
+    def _outputs(self, params: Any, split: _examples.Split, targets: bool) -> tuple[dict[str, Any], float]:
         batches = sorted_batches(split.encoded.features, **self._shape)
         run = self._with_loss if targets else self._alone
         outputs, sums = predict.over(run, params, batches, mesh=self._mesh)
-        options = _build.options_of(self._config, "decode")
-        facts = self._config["facts"]
-        found = self._task.decode(split.examples, split.encoded, outputs, facts=facts, **options)
-        return found, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
+        return outputs, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
+
+    def _told(self, function: str, split: _examples.Split, outputs: Mapping[str, Any]) -> Any:
+        """Return what one of the task's functions makes of outputs."""
+        options = _build.options_of(self._config, function)
+        of = getattr(self._task, function)
+        return of(split.examples, split.encoded, outputs, facts=self._config["facts"], **options)
 
     def references(self, split: _examples.Split) -> list[dict[str, Any]]:
         """Return what the examples say themselves, one dict each."""
@@ -101,18 +118,19 @@ class Judge:
     def judged(self, params: Any, split: _examples.Split) -> Judged:
         """Return what the model says of a split whose examples have targets, responses written out, and how
         good that is."""
-        predictions, loss = self.predictions(params, split)
+        predictions, loss, each = self.examined(params, split)
         references = self.references(split)
         figures = self.figures(predictions, references, loss)
         intervals = self.intervals(predictions, references)
         if self.responses is None:
-            return Judged(predictions, references, figures, intervals, {})
+            return Judged(predictions, references, each, figures, intervals, {})
         texts, counts = self.responses.write(params, self.responses.chosen(split.examples))
         wanted = references[: len(texts)]
         rest: list[dict[str, Any]] = [{}] * (len(predictions) - len(texts))
         return Judged(
             [{**one, **more} for one, more in zip(predictions, [*texts, *rest], strict=True)],
             references,
+            each,
             figures | self.responses.figures(texts, wanted),
             intervals | self.responses.intervals(texts, wanted, samples=SAMPLES),
             {"responses": self.responses.told(counts, wanted)},
@@ -131,11 +149,13 @@ class Judge:
 class Judged:
     """What a model says of a split, and how good that is.
 
-    more: what belongs beside the figures, such as how responses were generated.
+    losses: of each example, None where the task has none. more: what belongs beside the figures, such as
+    how responses were generated.
     """
 
     predictions: Sequence[Mapping[str, Any]]
     references: Sequence[Mapping[str, Any]]
+    losses: Sequence[float] | None
     figures: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     more: Mapping[str, Any]

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
 from lmx.batches import Bucketed
-from lmx.commands import _bodies, _build, _examples, _judge
+from lmx.commands import _bodies, _build, _examined, _examples, _judge
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Objective
 
@@ -134,13 +134,20 @@ class Supervised:
         return self.judge.figures(found, self.judge.references(split), loss)
 
     def finish(self, params: Any, workdir: Path) -> None:
-        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals.
+        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals; and
+        errors.jsonl and plots.json: those with the highest loss, and what the report's pictures show.
 
         Where they are there already, the run was at its end before.
         """
         if (workdir / "metrics.json").exists():
             return
-        _judge.write(workdir, self.judge.judged(params, self._prepared.splits["validation"]))
+        split = self._prepared.splits["validation"]
+        found = self.judge.judged(params, split)
+        said, wanted = found.predictions, found.references
+        fields = [field.name for field in self._prepared.task.FIELDS if not field.target]
+        names = self._prepared.config["facts"].get("names", ())
+        _examined.write(workdir, split.examples, said, wanted, found.losses, fields=fields, names=names)
+        _judge.write(workdir, found)
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return nothing: these models write no text."""

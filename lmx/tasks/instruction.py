@@ -10,6 +10,7 @@ the end symbol.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -296,6 +297,21 @@ def decode(
         found[index]["loss"] += float(nats)
         found[index]["tokens"] += int(np.sum(feature["labels"] != IGNORED)) if "labels" in feature else 0
     return found
+
+
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[float]:
+    """Return -log p of each example's responses, in nats per token; NaN where there is none."""
+    nats, tokens = np.zeros(len(examples)), np.zeros(len(examples))
+    for feature, index, found in zip(encoded.features, encoded.origin, outputs["nats"], strict=True):
+        nats[index] += float(found)
+        tokens[index] += np.sum(feature["labels"] != IGNORED)
+    return [float(n / t) if t else math.nan for n, t in zip(nats, tokens, strict=True)]
 
 
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:

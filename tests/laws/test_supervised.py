@@ -165,6 +165,32 @@ def test_from_a_raw_example_to_a_loss_and_a_prediction(
         assert made.finish(made.sums(told, wanted))
 
 
+# What an example's loss is, in units of the loss that trains: a cosine of 1 stands for a value of 3 here.
+SHARE = {"question_answering": 2.0, "sentence_similarity": 3.0**2}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_an_example_is_that_of_a_batch_of_it(name: str, text: tokenizer.Tokenizer) -> None:
+    """What numpy tells example by example against the loss that trains, in JAX, on one example at a time."""
+    options, raw = EXAMPLES[name][0]
+    options = {**options, "padding": False} if name == "question_answering" else options
+    module, config, examples, facts, encoded = prepared(name, options, raw, text)
+    built = _build.model(config)
+    params, loss = built.init(jax.random.key(0)), _build.loss(config)
+
+    @jax.jit
+    def told(batch: Any) -> Any:
+        outputs = built.apply(params, batch)
+        total, weight, _ = loss(outputs, batch)
+        return total / weight, {key: outputs[key][0] for key in module.OUTPUTS}
+
+    wanted, rows = zip(*(told(arrays(module, [feature])) for feature in encoded.features), strict=True)
+    assert encoded.origin == list(range(len(examples)))
+    outputs = {key: [np.asarray(row[key]) for row in rows] for key in module.OUTPUTS}
+    found = module.losses(examples, encoded, outputs, facts=facts, **_build.options_of(config, "losses"))
+    np.testing.assert_allclose(found, np.array(wanted) * SHARE.get(name, 1.0), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "options", "raw"), CASES)
 def test_targets_may_be_missing_where_predictions_are_asked_for(
     name: str, options: Any, raw: Any, text: tokenizer.Tokenizer
