@@ -33,8 +33,6 @@ class Applied:
         if not targets:
             told = {field.name for field in self.task.FIELDS if field.target}
             examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
-        if examples and "choices" in examples[0]:
-            self.config["facts"].setdefault("choices", len(examples[0]["choices"]))
         text = _wire.tokenizer(self.found)
         encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
         return _examples.Split(rows, examples, encoded)

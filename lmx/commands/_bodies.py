@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf, _start, _wire
+from lmx.commands import _build, _hf, _labels, _start, _wire
 from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.types import Model
@@ -54,7 +54,7 @@ def tokenizer(reference: str) -> tokenizers_.Tokenizer:
 def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None]) -> Any:
     """Return the start's parameters for the config's model: its body, and its head where that fits the task.
 
-    A head of another task or another size starts anew from the seed, and this is said.
+    A head of another task, another size or other labels starts anew from the seed, and this is said.
     Errors: UserError where the body does not fit.
     """
     reference, seed = config["start"], config["seed"]
@@ -68,7 +68,10 @@ def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None
     else:
         whole = _wire.checkpoint(reference)
         found, same = whole.params, whole.config["task"]["name"] == config["task"]["name"]
-    return _fitted(reference, found, built, seed, same, say)
+    stays, told = _labels.judged(config)
+    if told:
+        say(f"{reference}: {told}")
+    return _fitted(reference, found, built, seed, same and stays, say)
 
 
 def _fitted(

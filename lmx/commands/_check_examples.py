@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmx.commands import _bodies, _build, _check, _options, _supervised, _wire
+from lmx.commands import _bodies, _build, _check, _judge, _options, _supervised, _wire
 from lmx.core import mesh, plugin
 from lmx.core.errors import UserError
 
@@ -19,7 +19,7 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
             "config.start is not set; name what to fine-tune: --config.start=FOLDER, "
             "hf://ORG/NAME@REVISION, or a run of lmx"
         )
-    _build.task(config, needs=_supervised.NEEDS)
+    _judge.metrics_of(config, _build.task(config, needs=_supervised.NEEDS))
     _build.check_options(config)
     batch = config["batch"]
     for name in ("size", "length", "multiple", "window"):

@@ -54,7 +54,7 @@ DURATIONS = (
 PATHS = ("start", "data.path", "data.folder", "tokenizer.path", "data.train", "data.validation", "data.test")
 """Fields that hold a path, in which `~` is the user's home."""
 
-TEXTS = ("start", "data.path", "data.folder", "tokenizer.path")
+TEXTS = ("start", "score", "data.path", "data.folder", "tokenizer.path")
 """Fields that hold a text or None, whichever of them stands in the base."""
 
 
@@ -311,9 +311,18 @@ def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
         *section, key = path.split(".")
         holder = found.get(section[0], {}) if section else found
         value = holder.get(key)
-        if isinstance(value, str):
-            holder[key] = os.path.expanduser(value)
+        if isinstance(value, (str, list, tuple, Mapping)):
+            holder[key] = _at_home(value)
     return found
+
+
+def _at_home(value: Any) -> Any:
+    """Return a path, or paths in a list or by column, with `~` replaced."""
+    if isinstance(value, Mapping):
+        return {key: _at_home(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_at_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _canonical(duration: Any) -> Any:
