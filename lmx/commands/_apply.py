@@ -34,7 +34,8 @@ class Applied:
             told = {field.name for field in self.task.FIELDS if field.target}
             examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
         text = _wire.tokenizer(self.found)
-        encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
+        with _examples.located(rows):
+            encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
         return _examples.Split(rows, examples, encoded)
 
 

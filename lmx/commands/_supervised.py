@@ -50,16 +50,20 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
     text, model = _bodies.tokenizer(config["start"]), _bodies.model(config)
     options = _build.options_of(config, "read")
     found = {name: _examples.records(config, name, task) for name in ("train", "validation")}
+    if unread := _examples.unread(config, found["train"], task):
+        say(f"columns that {config['task']['name']} does not read: {_labels.listed(unread)}")
     examples = {name: _examples.read(rows, task, options) for name, rows in found.items()}
     if shared := sources.overlap(found["train"], found["validation"]):
         say(f"warning: {shared:,} of the {len(found['validation']):,} validation rows are also in train")
-    facts = _labels.learn(config, task, examples["train"])
+    with _examples.located(found["train"]):
+        facts = _labels.learn(config, task, examples["train"])
     length = config["batch"]["length"]
     if length > model["positions"]:
         raise UserError(f"batch.length={length}, but the start has {model['positions']} positions; lower it")
     splits = {}
     for name, those in examples.items():
-        encoded = _examples.encode(those, task, text, config, facts)
+        with _examples.located(found[name]):
+            encoded = _examples.encode(those, task, text, config, facts)
         splits[name] = _examples.Split(found[name], those, encoded)
         told = [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
         say(f"{name}: {len(those):,} examples" + (f" ({', '.join(told)})" if told else ""))

@@ -102,8 +102,9 @@ def learn(examples: Sequence[Example], *, names: Sequence[str] | None = None) ->
     known = found if names is None else [_tags.check(name, i) for i, name in enumerate(names)]
     if len(set(known)) < len(known):
         raise UserError(f"task.names={known}; expected each tag once")
-    for name in found:
-        _examples.place(known, name, "tags")
+    for index, example in enumerate(examples if names is not None else ()):
+        with _examples.named(examples, index):
+            _tags.labels(example["tags"], known)
     return {"names": known}
 
 
@@ -159,7 +160,8 @@ def encode(
         labels = later = None
         if told:
             counts["tags I without B"] += _tags.orphans(example["tags"])
-            labels, later = _tags.labels(example["tags"], names)
+            with _examples.named(examples, index):
+                labels, later = _tags.labels(example["tags"], names)
         for window, row in enumerate(kept):
             if not row.ids.size:  # a tokenizer without special tokens, and no word with a piece
                 continue
