@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,20 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
                     holder[part] = None if depth == len(parts) - 1 else ConfigDict()
             part = _key(holder, part, path)
             if depth == len(parts) - 1:
-                _assign(config, parts, _parse(value, holder[part], path))
+                free = parts[:2] == [
+                    "data",
+                    "columns",
+                ]  # a name, a position, or several: whatever stood there
+                off = _optional(parts) and str(value).lower() == "none"
+                present = None if free else holder[part]
+                _assign(config, parts, None if off else _parse(value, present, path))
             else:
                 holder = holder[part]
+
+
+def _optional(parts: Sequence[str]) -> bool:
+    """Tell whether a field may be None even where a text stands in it: an option of the source or the task."""
+    return parts == ["score"] or (parts[0] in ("data", "task") and parts[-1] != "name")
 
 
 def _key(holder: Any, part: str, path: str) -> Any:
