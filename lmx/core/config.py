@@ -174,7 +174,7 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
 
 
 def _optional(parts: Sequence[str]) -> bool:
-    """Tell whether a field may be None even where a text stands in it: an option of the source or the task."""
+    """Tell whether a field may be None even where a text stands in it: options of the source and the task."""
     return parts == ["score"] or (parts[0] in ("data", "task") and parts[-1] != "name")
 
 

@@ -62,7 +62,7 @@ FILES = {
         "policies.json": json.dumps({"data": ARTICLES}),
         "new.jsonl": objects({"question": "What?", "context": "We keep your name."}),
         "choices.jsonl": objects(*CHOICES),
-        "questions.jsonl": objects(*({"text": "cat", "choices": some} for some in ("a b c".split(), ["a", "b"]))),
+        "questions.jsonl": objects(*({"text": "cat", "choices": list(some)} for some in ("abc", "de"))),
     },
 }  # fmt: skip
 

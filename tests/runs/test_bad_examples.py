@@ -10,7 +10,8 @@ import pytest
 
 from lmx import tokenizer
 from lmx.__main__ import main
-from lmx.core import plugin
+from lmx.commands import _supervised
+from lmx.core import config, plugin
 from lmx.training import loop, predict
 
 Row = dict[str, Any]
@@ -97,6 +98,28 @@ def test_a_column_that_is_not_there(task: str, refused: Any) -> None:
             assert f"train.jsonl, line 1: no column '{name}' for {name}" in said and "'other'" in said
     said = refused(task, good(task), **{f"data.columns.{first}": "txt"})
     assert f"no column 'txt' for {first}" in said and f"'{last}'" in said
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_that_are_in_train_too_are_counted_and_other_columns_named(
+    task: str, tiny_starts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither ends a run; ids and targets make no row another one."""
+    monkeypatch.setattr(tokenizer, "probe", lambda folder: None)
+    new = {"question": "why?", "prompt": "new", "words": ["new", "one"], "text": "new"}
+    held = good(task)[:3]
+    held[2] = {name: new.get(name, value) for name, value in held[2].items()}
+    for name, some in (("train", good(task)), ("dev", [{**row, "id": f"d{row['id']}"} for row in held])):
+        text = "".join(json.dumps({**row, "source": "web"}) + "\n" for row in some)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    found = config.load("finetune/classify")
+    start = tiny_starts["bert" if "bert" in plugin.find("lmx.tasks", task).HF else "gpt2"]
+    places = {"data.train": tmp_path / "train.jsonl", "data.validation": tmp_path / "dev.jsonl"}
+    config.override(found, {"start": start, "task.name": task, **places})
+    said: list[str] = []
+    _supervised.prepare(config.plain(found), tmp_path / "run", say=said.append)
+    assert "warning: 2 of the 3 validation rows are also in train" in said
+    assert f"columns that {task} does not read: source" in said
 
 
 @pytest.mark.parametrize("task", TASKS)

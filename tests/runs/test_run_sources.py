@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmx.__main__ import main
@@ -109,6 +110,39 @@ def test_files_of_every_kind(
     found = trained(tiny_starts["bert"], run, **places, test=tmp_path / "test.parquet")
     assert found == {"train": 36, "validation": 9}
     assert examined(run, capsys) == 7
+
+
+def test_several_numbers_for_a_text(
+    tiny_starts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two columns make one value; figures are of each and their mean; the export counts two labels."""
+    rows = [f"text {i},{i % 5},{i * i % 7}\n" for i in range(24)]
+    (tmp_path / "all.csv").write_text("text,joy,anger\n" + "".join(rows))
+    fields: dict[str, Any] = {
+        "start": tiny_starts["bert"], "total": "2 steps", "batch.size": 8, "batch.multiple": 64,
+        "task.name": "sequence_regression", "task.targets": 2, "task.standardize": True,
+        "data.train": tmp_path / "all.csv", "data.validation": "40%", "score": "spearman",
+        "data.columns.value": "('joy', 'anger')", "mesh.data": 1,
+    }  # fmt: skip
+    run = tmp_path / "run"
+    words = [f"--config.{name}={value}" for name, value in fields.items()]
+    assert main(["train", "--config", "finetune/classify", "--workdir", str(run), *words]) == 0
+    figures = json.loads((run / "metrics.json").read_text())["figures"]
+    for name in ("pearson", "spearman", "mse", "rmse", "mae"):
+        each = [figures[f"{name}/{i}"] for i in (0, 1)]
+        assert figures[name] == pytest.approx(sum(each) / 2)
+    assert len(json.loads((run / "export" / "config.json").read_text())["id2label"]) == 2
+    told = log.read_jsonl(run / "predictions.jsonl")
+    texts = {(i % 5, i * i % 7): f"text {i}" for i in range(24)}
+    held = [{"text": texts[tuple(map(int, one["reference"]["value"]))], **one["reference"]} for one in told]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    said = []
+    for where in (run, run / "export"):  # the folder tells values in the units of the data, too
+        capsys.readouterr()
+        assert main(["predict", "--checkpoint", str(where), "--data", str(tmp_path / "held.jsonl")]) == 0
+        said.append([json.loads(line)["value"] for line in capsys.readouterr().out.splitlines()])
+    np.testing.assert_allclose(said[1], said[0], rtol=1e-4, atol=1e-5)
+    assert np.ptp(np.mean(said[0], axis=0)) > 0.1  # the two have means of their own
 
 
 def test_tfds_with_its_own_slices(
