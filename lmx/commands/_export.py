@@ -103,8 +103,9 @@ def _as_read(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
 
 
 def _in_units(found: Checkpoint) -> Checkpoint:
-    """Return the checkpoint of a regression on standardised values with a head that tells them in their units:
-    a folder has no place for mean and deviation. A head without bias stays, and this is said.
+    """Return the checkpoint; a regression on standardised values gets a head that tells them in their units.
+
+    A folder has no place for mean and deviation. A head without bias stays, and this is said.
     """
     facts = found.config.get("facts", {})
     if "mean" not in facts:

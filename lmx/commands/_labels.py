@@ -42,8 +42,12 @@ def learn(config: Mapping[str, Any], task: ModuleType, examples: Sequence[Exampl
 def of_start(config: Mapping[str, Any]) -> list[str] | None:
     """Return the labels of the start's head in its order; None where it has no head for the task.
 
-    No weights are read.
+    No weights are read. Where a head has as many outputs whatever the data, as next sentence's has, the task
+    says what they mean, and there is nothing to hold against it.
     """
+    tables = _build.task(config).HF.values()
+    if not any(theirs == "num_labels" for head in tables for _, theirs in head.options):
+        return None
     folder, which = _wire.located(config["start"])
     if which is not None:
         with closing(Checkpoints(folder / "checkpoints")) as kept:

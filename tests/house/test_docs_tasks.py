@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmx.__main__ import main
-from lmx.core import mesh
+from lmx.core import log, mesh
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WORDS = "cat dog hen pig cow fox owl bee ant emu elk yak".split()
@@ -37,7 +37,7 @@ def objects(*rows: object) -> str:
 
 
 LABELS = ["label", *("good", "bad") * 6]
-PAIRS = [["text_pair", *["a hen"] * 12], ["value", *range(12)]]
+PAIRS = [["text_pair", *["a hen"] * 12], ["value", *(i % 6 for i in range(12))]]
 TAGGED = "".join(f"a\tO\n{word}\tB-PRAISE\nfilm\tI-PRAISE\n\n" for word in WORDS)
 CHOICES = [
     {"text": word, "choices": ["a", word, "it"][: 2 + i % 2], "label": i % 2} for i, word in enumerate(WORDS)
@@ -91,10 +91,10 @@ def test_a_page_runs_from_top_to_bottom(
             assert main(words[1:]) == 0, line
             output = words[words.index("--output") + 1] if "--output" in words else None
     if page == "score":
-        rows = [json.loads(line)["embedding"] for line in (tmp_path / "embeddings.jsonl").open()]
+        rows = [one["embedding"] for one in log.read_jsonl(tmp_path / "embeddings.jsonl")]
         assert [sum(x * x for x in row) for row in rows] == pytest.approx([1, 1], rel=1e-5)
     if page == "answer":
-        rows = [json.loads(line)["scores"] for line in (tmp_path / "chosen.jsonl").open()]
+        rows = [one["scores"] for one in log.read_jsonl(tmp_path / "chosen.jsonl")]
         assert [len(row) for row in rows] == [3, 2]
 
 
