@@ -82,7 +82,7 @@ def rows(
     path: str | None,
     *,
     split: str,
-    where: Mapping[str, str],
+    where: Mapping[str, Any],
     format: str | None,
     targets: bool,
 ) -> Records:

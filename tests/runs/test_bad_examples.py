@@ -10,8 +10,9 @@ import pytest
 
 from lmx import tokenizer
 from lmx.__main__ import main
-from lmx.commands import _supervised
+from lmx.commands import _arguments, _supervised
 from lmx.core import config, plugin
+from lmx.core.errors import UserError
 from lmx.training import loop, predict
 
 Row = dict[str, Any]
@@ -75,6 +76,13 @@ def refused(
         return said
 
     return run
+
+
+def test_columns_of_the_command_line_are_names_positions_or_none() -> None:
+    found = _arguments.columns(["text=sentence", "label=3", "id=none"])
+    assert found == {"text": "sentence", "label": 3, "id": None}
+    with pytest.raises(UserError, match="--columns text; expected FIELD=COLUMN"):
+        _arguments.columns(["text"])
 
 
 def changed(task: str, index: int = 2, **fields: Any) -> list[Row]:
