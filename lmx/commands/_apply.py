@@ -103,6 +103,6 @@ def rows(
             **({} if form is None else {"format": form}),
         }
         return _examples.records({**applied.config, "data": data}, "test", applied.task, targets=targets)
-    if given is None or config_.base_of(applied.config) == "base":
+    if given is None or config_.pretraining(applied.config):
         raise UserError("this checkpoint has no examples of its own; name some: --data FILE")
     return _examples.records(applied.config, split, applied.task, targets=targets)

@@ -89,12 +89,13 @@ def nameless(names: Sequence[str]) -> bool:
 
 
 def judged(config: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return (whether the start's head can stay, what to say of it) for a config with the data's `facts`.
+    """Return (whether the start's head can stay, what to say of it) for a config with what the data told.
 
     It cannot where it has as many labels, but others, or in another order.
     """
-    theirs, ours = of_start(config), config["facts"].get("names")
-    if theirs is None or ours is None or len(theirs) != len(ours):
+    ours = config.get("facts", {}).get("names")
+    theirs = None if ours is None else of_start(config)
+    if theirs is None or len(theirs) != len(ours):
         return True, ""
     order = ordered(theirs, ours)
     if nameless(theirs):

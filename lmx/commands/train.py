@@ -62,7 +62,7 @@ def train(
 
     _platform.start()
     given = config_.expanded(config)
-    if config_.base_of(given) == "base":
+    if config_.pretraining(given):
         _check.fields(given, workdir)
     else:
         from lmx.commands import _check_examples

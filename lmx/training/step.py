@@ -26,20 +26,22 @@ def build(
     seed: int,
     mesh: Mesh,
     parts: int = 1,
+    whole: Callable[[Batch], Batch] = dict,
 ) -> Step:
     """Return (state, batch) -> (new state, sums); the old state's buffers are given up (donated).
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
     derives from (seed, step, "dropout"). parts: the batch is taken in so many parts, one after the other, in
-    the memory of one. The sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
+    the memory of one. whole: adds to a batch what the objective needs of all of it, before it is cut. The
+    sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Sums]:
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, model.trainable(state.params))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
-        summed, weight, sums = of(chosen, batch)
+        summed, weight, sums = of(chosen, whole(batch))
         share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
         gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, chosen)
@@ -49,5 +51,5 @@ def build(
             "grad_norm": optax.tree.norm(gradients),
         }
 
-    whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+    same, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(same, rows), out_shardings=(same, same))
