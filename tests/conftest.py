@@ -121,6 +121,37 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return {model: a Hugging Face folder} of a random BERT and a random GPT-2, with their tokenizers.
+
+    BERT's tokenizer knows letters, GPT-2's bytes, so that any ASCII text has tokens; both have 512 positions.
+    """
+    import string
+
+    from lmx import tokenizer
+    from lmx.commands import _build, _export
+    from lmx.core.types import Checkpoint
+
+    root = tmp_path_factory.mktemp("starts")
+    letters = string.ascii_lowercase + string.digits
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *letters]
+    words += [f"##{letter}" for letter in letters]
+    (root / "bert_text").mkdir()
+    (root / "bert_text" / "vocab.txt").write_text("\n".join(words))
+    (root / "bert_text" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    tokenizer.train_bpe(["the cat sat on the mat. " * 20], 270).save(root / "gpt2_text")
+    found = {}
+    for name, size in (("bert", len(words)), ("gpt2", 270)):
+        model = dict(name=name, vocab_size=size, positions=512, width=16, layers=1, heads=2, mlp_width=32)
+        config = {"model": model, "task": {"name": {"bert": "features", "gpt2": "causal_lm"}[name]}}
+        params = jax.jit(_build.model(config).init)(jax.random.key(0))
+        found[name] = root / name
+        made = Checkpoint(params, config, folder=str(root / f"{name}_text"))
+        _export.write(made, found[name], certify=False)
+    return found
+
+
+@pytest.fixture(scope="session")
 def lmx_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the environment in which tests start lmx: the checkout's code, one CPU device, fixed threads."""
     mine = ("XLA_FLAGS", "JAX_", "LMX_", "PYTEST_", "PYTHON", "COVERAGE")

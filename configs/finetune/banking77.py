@@ -2,6 +2,8 @@
 
     lmx train --config finetune/banking77 --config.start=BERT --workdir runs/banking77 \
         --config.data.train=banking77/train.csv
+
+Reached: not measured yet.
 """
 
 from lmx.core.config import ConfigDict, inherit

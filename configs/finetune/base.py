@@ -38,6 +38,10 @@ def get_config() -> ConfigDict:
     c.batch = ConfigDict({"size": 32, "length": 128, "multiple": 16, "window": 32, "parts": 1})
 
     c.optim = optim()
+    # figures besides the task's own, such as ("matthews",), or dicts of a name and options; score: the figure
+    # by which the best checkpoint is chosen, None for the task's own
+    c.metrics = ()
+    c.score = None
     c.total = "3 epochs"
     c.log = "10 steps"
     c.evaluate = "1 epochs"

@@ -2,6 +2,8 @@
 
     lmx train --config finetune/ncbi --config.start=BERT --workdir runs/ncbi \
         --config.data.train=ncbi_disease/train.tsv --config.data.validation=ncbi_disease/devel.tsv
+
+Reached: not measured yet.
 """
 
 from lmx.core.config import ConfigDict, inherit

@@ -2,6 +2,8 @@
 
     lmx train --config finetune/sst2 --config.start=BERT --workdir runs/sst2 \
         --config.data.train=sst2/train.tsv --config.data.validation=sst2/dev.tsv
+
+Reached: not measured yet.
 """
 
 from lmx.core.config import ConfigDict, inherit

@@ -2,6 +2,8 @@
 
     lmx train --config finetune/stsb_cosine --config.start=BERT --workdir runs/stsb_cosine \
         --config.data.train=stsb/en-train.csv --config.data.validation=stsb/en-dev.csv
+
+Reached: not measured yet.
 """
 
 from lmx.core.config import ConfigDict, inherit

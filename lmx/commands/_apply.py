@@ -40,10 +40,9 @@ class Applied:
         if not targets:
             told = {field.name for field in self.task.FIELDS if field.target}
             examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
-        if examples and "choices" in examples[0]:
-            self.config["facts"].setdefault("choices", len(examples[0]["choices"]))
         text = _wire.tokenizer(self.found)
-        encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
+        with _examples.located(rows):
+            encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
         return _examples.Split(rows, examples, encoded)
 
 
@@ -90,7 +89,7 @@ def rows(
     path: str | None,
     *,
     split: str,
-    where: Mapping[str, str],
+    where: Mapping[str, Any],
     format: str | None,
     targets: bool,
 ) -> Records:

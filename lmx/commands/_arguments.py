@@ -56,7 +56,11 @@ def count(text: str) -> int:
 def examples(parser: argparse.ArgumentParser) -> None:
     """Declare what says which examples a file holds."""
     parser.add_argument(
-        "--columns", nargs="*", default=[], metavar="FIELD=COLUMN", help="such as text=sentence label=gold"
+        "--columns",
+        nargs="*",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="such as text=sentence label=3 id=none",
     )
     parser.add_argument(
         "--format", help="csv, tsv, jsonl, parquet, squad, conll or lines; default: by the file's ending"
@@ -71,12 +75,15 @@ def task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="NAME", help="which one, of a run on several tasks")
 
 
-def columns(words: Sequence[str]) -> dict[str, str]:
-    """Return {field: column} of words such as `text=sentence`. Errors: UserError for a word without `=`."""
-    found = {}
+def columns(words: Sequence[str]) -> dict[str, str | int | None]:
+    """Return {field: column} of words such as `text=sentence`: a name, a position, or None for `none`.
+
+    Errors: UserError for a word without `=`.
+    """
+    found: dict[str, str | int | None] = {}
     for word in words:
         field, equals, column = word.partition("=")
         if not (equals and field and column):
             raise UserError(f"--columns {word}; expected FIELD=COLUMN, such as text=sentence")
-        found[field] = column
+        found[field] = None if column.lower() == "none" else int(column) if column.isdecimal() else column
     return found

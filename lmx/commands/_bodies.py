@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf, _members, _start, _wire
+from lmx.commands import _build, _hf, _labels, _members, _start, _wire
 from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.types import Model
@@ -69,7 +69,7 @@ def params(
     """Return the start's parameters for the config's model: its body, and its head where that fits the task.
 
     name: that of the task, among several: a start that has several, too, has the head under this name.
-    A head of another task or another size starts anew from the seed, and this is said.
+    A head of another task, another size or other labels starts anew from the seed, and this is said.
     Errors: UserError where the body does not fit.
     """
     reference, seed = config["start"], config["seed"]
@@ -84,7 +84,10 @@ def params(
         whole = _wire.run(folder, which)
         whole = _members.several(whole).get(name or "", whole)
         found, same = whole.params, "task" in whole.config and _alike(whole.config, config)
-    return _fitted(reference, found, built, seed, same, say)
+    stays, told = _labels.judged(config)
+    if told:
+        say(f"{reference}: {told}")
+    return _fitted(reference, found, built, seed, same and stays, say)
 
 
 def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:

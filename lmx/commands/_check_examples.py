@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmx.commands import _bodies, _build, _check, _members, _options, _supervised, _wire
+from lmx.commands import _bodies, _build, _check, _judge, _members, _options, _supervised, _wire
 from lmx.core import mesh, plugin
 from lmx.core.errors import UserError
 
@@ -42,6 +42,7 @@ def _shared(config: Mapping[str, Any]) -> None:
 def _own(config: Mapping[str, Any], workdir: Path) -> None:
     """Check a task and its data."""
     task = _build.task(config, needs=_supervised.NEEDS)
+    _judge.metrics_of(config, task)
     _build.check_options(config)
     if hasattr(task, "writing"):
         task.writing(**_build.options_of(config, "writing"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from lmx.commands import _build, _options
 from lmx.core import plugin
 from lmx.core.errors import UserError
 from lmx.core.examples import Encoded, Example, Records
+
+_EXAMPLE = re.compile(r"example (\d+)(?: \(id [^)]*\))?(?=:| has )")
+"""How a task calls an example: by its number in the split, from 1."""
 
 SOURCE = ("name", "columns")
 """Fields of the data section that are not the source's own."""
@@ -50,6 +54,17 @@ def records(config: Mapping[str, Any], split: str, task: ModuleType, *, targets:
     )
 
 
+def unread(config: Mapping[str, Any], found: Records, task: ModuleType) -> list[str]:
+    """Return the columns of a source, by name, that no field of the task is read from."""
+    data = config["data"]
+    given = {**{field.name: field.name for field in task.FIELDS}, **data["columns"], "": data.get("group")}
+    read: set[str] = set()
+    for column in given.values():
+        for one in column if isinstance(column, list | tuple) else (column,):
+            read |= {str(one), str(one).split(".")[0]}
+    return [name for name in found.columns if name not in read and not name.isdecimal()]
+
+
 def read(found: Records, task: ModuleType, options: Mapping[str, Any]) -> list[Example]:
     """Return the rows as checked examples. Errors: UserError naming the file and the line."""
     examples = []
@@ -57,6 +72,18 @@ def read(found: Records, task: ModuleType, options: Mapping[str, Any]) -> list[E
         with _placed(found, index):
             examples.append(task.read(found[index], **options))
     return examples
+
+
+@contextmanager
+def located(found: Records) -> Iterator[None]:
+    """Make a UserError about an example of these rows, as a task calls it, name its file and line."""
+    try:
+        yield
+    except UserError as error:
+        match = _EXAMPLE.match(str(error))
+        if match is None:
+            raise
+        raise UserError(f"{found.where(int(match[1]) - 1)}{str(error)[match.end() :]}") from error
 
 
 @contextmanager

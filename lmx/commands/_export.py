@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf
-from lmx.core import tree
+from lmx.core import log, tree
 from lmx.core.errors import UserError
 from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Checkpoint
@@ -41,7 +41,7 @@ def write(
     model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
     table, heads = _tables(found)
     named_type("float32" if dtype is None else dtype)
-    found = _as_read(found, heads)
+    found = _in_units(_as_read(found, heads))
     came = _came(found)
     whole = _hf.sections(found.config)
     fields = {name: value for name, value in whole["model"].items() if name != "name"}
@@ -100,6 +100,26 @@ def _as_read(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
         return found
     model = _hf.sections(found.config)["model"]  # with what the task fixes, such as no pooler
     return dataclasses.replace(found, config={**found.config, "model": model, "task": {"name": first}})
+
+
+def _in_units(found: Checkpoint) -> Checkpoint:
+    """Return the checkpoint; a regression on standardised values gets a head that tells them in their units.
+
+    A folder has no place for mean and deviation. A head without bias stays, and this is said.
+    """
+    facts = found.config.get("facts", {})
+    if "mean" not in facts:
+        return found
+    mean, deviation = (jnp.asarray(facts[name], jnp.float32) for name in ("mean", "deviation"))
+    head = found.params["head"]
+    if "bias" not in head:
+        told = f"value = {facts['deviation']} x logit + {facts['mean']}"
+        log.say(f"warning: the export tells standardised values, for its head has no bias: {told}")
+        return found
+    scaled = {"kernel": head["kernel"] * deviation[None, :], "bias": head["bias"] * deviation + mean}
+    rest = {name: value for name, value in facts.items() if name not in ("mean", "deviation")}
+    config = {**found.config, "facts": rest}
+    return dataclasses.replace(found, params={**found.params, "head": {**head, **scaled}}, config=config)
 
 
 def _tokenizer(found: Checkpoint, fields: Mapping[str, Any]) -> tokenizers_.Tokenizer | None:

@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from lmx import metrics
 from lmx import tokenizer as tokenizers_
 from lmx.batches import sorted_batches
-from lmx.commands import _build, _examples, _responses
+from lmx.commands import _build, _examples, _options, _responses
 from lmx.core import log, plugin
-from lmx.core.types import Model
+from lmx.core.errors import UserError, did_you_mean
+from lmx.core.types import Metric, Model
 from lmx.training import predict
 
 SAMPLES = 1000
@@ -53,7 +54,7 @@ class Judge:
             "longest": batch["length"],
             "multiple": batch["multiple"],
         }
-        self._metrics = [plugin.find("lmx.metrics", name).metric(**options) for name, options in task.METRICS]
+        self._metrics, self._lower = metrics_of(config, task)
         loss = _build.loss(config)
         self._with_loss = predict.build(model, task.OUTPUTS, loss, mesh=mesh)
         self._alone = predict.build(model, task.OUTPUTS, None, mesh=mesh)
@@ -92,6 +93,23 @@ class Judge:
         """Return what the examples say themselves, one dict each."""
         found: list[dict[str, Any]] = self._task.references(split.examples, facts=self._config["facts"])
         return found
+
+    def score(self, references: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
+        """Return the figure by which checkpoints are chosen, and 1 where the higher is the better, else -1.
+
+        Errors: UserError where the config's is none of those that the references have, and where a metric
+        cannot read them: before anything is compiled.
+        """
+        if self._config["score"] is None and not self._config["metrics"]:
+            return self._task.SCORE, -1 if self._task.SCORE == "loss" else 1
+        name = self._config["score"] or self._task.SCORE
+        known = self.figures([_perfect(one) for one in references], references, 0.0)
+        if name not in known:
+            raise UserError(
+                f"config.score={name!r}: no such figure{did_you_mean(name, known)}; there is: "
+                f"{', '.join(known)}; config.metrics adds others"
+            )
+        return name, -1 if name == "loss" or name in self._lower else 1
 
     def figures(
         self, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], loss: float
@@ -159,6 +177,33 @@ class Judged:
     figures: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     more: Mapping[str, Any]
+
+
+def metrics_of(config: Mapping[str, Any], task: ModuleType) -> tuple[list[Metric], set[str]]:
+    """Return the metrics of a task and those that the config adds, and which figures are better when lower.
+
+    Errors: UserError for a metric that is not there, and an option that it has not.
+    """
+    found, lower = [], set()
+    own = [{"name": name, **options} for name, options in task.METRICS]
+    for given in [*own, *config.get("metrics", ())]:
+        one = {"name": given} if isinstance(given, str) else given
+        if not isinstance(one, Mapping) or not isinstance(one.get("name"), str):
+            raise UserError(f"config.metrics: {given!r}; expected a name, or a dict of a name and options")
+        module = plugin.find("lmx.metrics", one["name"], needs=("metric",))
+        options = {name: value for name, value in one.items() if name != "name"}
+        found.append(
+            module.metric(**_options.known(module.metric, options, section="metrics", owner=one["name"]))
+        )
+        lower |= set(getattr(module, "LOWER", ()))
+    return found, lower
+
+
+def _perfect(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the prediction that says what a reference says."""
+    answers, texts = reference.get("answers") or [""], reference.get("references") or [""]
+    told = {"answer": answers[0], "text": texts[0], "loss": 0.0, "tokens": 1}
+    return {**told, "scores": {reference.get("label", ""): 1.0}, **reference}
 
 
 def write(folder: Path, found: Judged) -> None:

@@ -15,7 +15,7 @@ from lmx.core import config as config_
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Checkpoint
 
-FIELDS = ("task", "data", "weight")
+FIELDS = ("task", "data", "metrics", "score", "weight")
 """What a task of the config may have; a run adds its `model` and `facts`."""
 
 
@@ -64,6 +64,7 @@ def configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, one in sorted(config["tasks"].items()):
         own = {key: value for key, value in one.items() if key != "weight"}
         own["data"] = {**data, **one.get("data", {})}
+        own = {"metrics": (), "score": None, **own}
         found[name] = config_.expanded({**shared, **own})
     return found
 

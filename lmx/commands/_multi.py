@@ -45,7 +45,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
             found[name] = _supervised.prepare(one, workdir, say=_of(name, say), text=text)
     own = {
         name: {
-            **{key: one.config[key] for key in ("task", "data", "model", "facts")},
+            **{key: one.config[key] for key in ("task", "data", "metrics", "score", "model", "facts")},
             "weight": _members.weights(config)[name],
         }
         for name, one in found.items()

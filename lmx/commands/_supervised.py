@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
 from lmx.batches import Bucketed
-from lmx.commands import _bodies, _build, _examined, _examples, _judge
+from lmx.commands import _bodies, _build, _examined, _examples, _judge, _labels
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Objective
 
@@ -53,19 +53,25 @@ def prepare(
     text, model = text or _bodies.tokenizer(config["start"]), _bodies.model(config)
     options = _build.options_of(config, "read")
     found = {name: _examples.records(config, name, task) for name in ("train", "validation")}
+    if unread := _examples.unread(config, found["train"], task):
+        say(f"columns that {config['task']['name']} does not read: {_labels.listed(unread)}")
     examples = {name: _examples.read(rows, task, options) for name, rows in found.items()}
     if shared := sources.overlap(found["train"], found["validation"]):
         say(f"warning: {shared:,} of the {len(found['validation']):,} validation rows are also in train")
-    facts = task.learn(examples["train"], **_build.options_of(config, "learn"))
+    with _examples.located(found["train"]):
+        facts = _labels.learn(config, task, examples["train"])
     length = config["batch"]["length"]
     if length > model["positions"]:
         raise UserError(f"batch.length={length}, but the start has {model['positions']} positions; lower it")
     splits = {}
     for name, those in examples.items():
-        encoded = _examples.encode(those, task, text, config, facts)
+        with _examples.located(found[name]):
+            encoded = _examples.encode(those, task, text, config, facts)
         splits[name] = _examples.Split(found[name], those, encoded)
         told = [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
         say(f"{name}: {len(those):,} examples" + (f" ({', '.join(told)})" if told else ""))
+    if "names" in facts:
+        say(f"{len(facts['names'])} labels: {_labels.listed(facts['names'])}")
     parts = {name: sources.fingerprint(rows) for name, rows in found.items()} | {"tokenizer": text.sha256}
     folder = workdir / "data"
     resolved = {
@@ -121,7 +127,7 @@ class Supervised:
             "examples": {name: len(split.examples) for name, split in prepared.splits.items()},
             "counts": {name: dict(split.encoded.counts) for name, split in prepared.splits.items()},
         }
-        self.score, self.better = task.SCORE, -1 if task.SCORE == "loss" else 1
+        self.score, self.better = self.judge.score(self.judge.references(prepared.splits["validation"]))
 
     def check_samples(self) -> None:
         """There are none."""

@@ -44,6 +44,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures, with 95 % intervals, on a file of examples or a split of the run's own."""
+    from lmx import sources
     from lmx.commands import _apply
     from lmx.core import log
 
@@ -58,6 +59,10 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     )
     if options.split == "test" and options.data is None:
         _lock(Path(options.checkpoint.partition("@")[0]))
+    if options.data is None and options.split != "train":
+        train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
+        if shared := sources.overlap(train, rows):
+            log.say(f"warning: {shared:,} of the {len(rows):,} {options.split} rows are also in train")
     split = applied.split(rows, targets=True)
     judged = applied.judge.judged(found.params, split)
     return {

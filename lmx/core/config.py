@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict as ConfigDict
 
+from lmx.core.durations import canonical
+from lmx.core.durations import nothing as nothing
+from lmx.core.durations import steps as steps
 from lmx.core.errors import UserError, did_you_mean, one_line
 
 
@@ -64,7 +66,7 @@ DURATIONS = (
 PATHS = ("start", "data.path", "data.folder", "tokenizer.path", "data.train", "data.validation", "data.test")
 """Fields that hold a path, in which `~` is the user's home."""
 
-TEXTS = ("start", "data.path", "data.folder", "tokenizer.path")
+TEXTS = ("start", "score", "data.path", "data.folder", "tokenizer.path")
 """Fields that hold a text or None, whichever of them stands in the base."""
 
 
@@ -182,9 +184,20 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
                     holder[part] = None if depth == len(parts) - 1 else ConfigDict()
             part = _key(holder, part, path)
             if depth == len(parts) - 1:
-                _assign(config, parts, _parse(value, holder[part], path))
+                free = parts[:2] == [
+                    "data",
+                    "columns",
+                ]  # a name, a position, or several: whatever stood there
+                off = _optional(parts) and str(value).lower() == "none"
+                present = None if free else holder[part]
+                _assign(config, parts, None if off else _parse(value, present, path))
             else:
                 holder = holder[part]
+
+
+def _optional(parts: Sequence[str]) -> bool:
+    """Tell whether a field may be None even where a text stands in it: options of the source and the task."""
+    return parts == ["score"] or (parts[0] in ("data", "task") and parts[-1] != "name")
 
 
 def _key(holder: Any, part: str, path: str) -> Any:
@@ -280,48 +293,6 @@ def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     return value
 
 
-_DURATION = re.compile(r"\s*([0-9][0-9_.]*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
-
-
-def steps(
-    duration: str | int,
-    *,
-    tokens_per_step: int | None,
-    steps_per_epoch: float,
-    total: int | None = None,
-    field: str = "",
-) -> int:
-    """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
-
-    Rounded to the nearest step; a duration above nothing is at least one step. tokens_per_step: None where
-    steps have no fixed number of tokens.
-    Errors: UserError for another unit, and for a percentage where there is no total.
-
-    >>> steps("2 epochs", tokens_per_step=100, steps_per_epoch=7.5)
-    15
-    """
-    match = _DURATION.fullmatch(str(duration).lower())
-    try:
-        amount, unit = (float(match[1]), match[2]) if match else (math.inf, "")
-    except ValueError:
-        amount, unit = math.inf, ""
-    per_unit = {"": 1.0, "epoch": steps_per_epoch, "token": math.inf}
-    if tokens_per_step:
-        per_unit["token"] = 1 / tokens_per_step
-    per_unit |= {"step": 1.0, "steps": 1.0, "epochs": per_unit["epoch"], "tokens": per_unit["token"]}
-    if unit == "%" and total is not None:
-        exact = amount / 100 * total
-    else:
-        exact = amount * per_unit.get(unit, math.inf)
-    if not exact < 2**53:
-        raise UserError(
-            f"config.{field}={duration!r}: expected a duration such as '500 steps', '3 epochs', "
-            + ("'2e9 tokens'" if total is None else "'2e9 tokens' or '6%'")
-            + ("" if tokens_per_step else "; examples of a task have no fixed number of tokens")
-        )
-    return max(1, round(exact)) if exact > 0 else 0
-
-
 def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plain config with `~` in its paths replaced by the user's home; references to the hub stay."""
     found: dict[str, Any] = {
@@ -331,28 +302,18 @@ def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
         *section, key = path.split(".")
         holder = found.get(section[0], {}) if section else found
         value = holder.get(key)
-        if isinstance(value, str):
-            holder[key] = os.path.expanduser(value)
+        if isinstance(value, (str, list, tuple, Mapping)):
+            holder[key] = _at_home(value)
     return found
 
 
-def _canonical(duration: Any) -> Any:
-    """Return (amount, unit) of a duration, so that '100steps' is '100 steps'; what is none stays.
-
-    >>> _canonical("1e2 step") == _canonical("100steps") == _canonical(100)
-    True
-    """
-    match = _DURATION.fullmatch(str(duration).lower())
-    try:
-        return (float(match[1]), match[2].removesuffix("s") or "step") if match else duration
-    except ValueError:
-        return duration
-
-
-def nothing(duration: Any) -> bool:
-    """Tell whether a duration is none at all, such as '0%'."""
-    amount = _canonical(duration)
-    return isinstance(amount, tuple) and amount[0] == 0
+def _at_home(value: Any) -> Any:
+    """Return a path, or paths in a list or by column, with `~` replaced."""
+    if isinstance(value, Mapping):
+        return {key: _at_home(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_at_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def plain(config: Any) -> Any:
@@ -377,7 +338,7 @@ def differences(
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from differences(before, after, f"{prefix}{key}.")
-        elif f"{prefix}{key}" in DURATIONS and _canonical(before) == _canonical(after):
+        elif f"{prefix}{key}" in DURATIONS and canonical(before) == canonical(after):
             continue
         elif before != after:
             yield f"{prefix}{key}", before, after

@@ -61,6 +61,48 @@ def column(examples: Examples, name: str, *, side: str, check: Callable[[Any], b
     return found
 
 
+def value_pairs(
+    predictions: Examples, references: Examples
+) -> list[tuple[float | tuple[float, ...], float | tuple[float, ...]]]:
+    """Return (predicted, actual) value of each example: a number, or a tuple with one of each target.
+
+    Raises UserError for a value that is missing, NaN or infinite, and for other counts than the first's.
+    """
+    same_length(predictions, references)
+    what = "one finite number, or a list of two or more"
+
+    def good(value: Any) -> bool:
+        return is_finite(value) or (all_of(is_finite)(value) and len(value) > 1)
+
+    found = column(predictions, "value", side="prediction", check=good, what=what)
+    wanted = column(references, "value", side="reference", check=good, what=what)
+    pairs = [(_numbers(one), _numbers(two)) for one, two in zip(found, wanted, strict=True)]
+    for index, pair in enumerate(pairs):
+        for side, value in zip(("prediction", "reference"), pair, strict=True):
+            if _count(value) != _count(pairs[0][1]):
+                raise UserError(
+                    f"{side} {index}: 'value' has {_count(value)} numbers, the first reference's has "
+                    f"{_count(pairs[0][1])}; expected as many everywhere"
+                )
+    return pairs
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, list | tuple) else float(value)
+
+
+def _count(value: float | tuple[float, ...]) -> int:
+    return len(value) if isinstance(value, tuple) else 1
+
+
+def of_targets(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the figures of one target as they are; of several, the mean, then each as `NAME/0` and so on."""
+    if len(each) == 1:
+        return dict(each[0])
+    found = {name: math.fsum(one[name] for one in each) / len(each) for name in each[0]}
+    return found | {f"{name}/{i}": value for i, one in enumerate(each) for name, value in one.items()}
+
+
 def same_length(predictions: Examples, references: Examples) -> None:
     """Raise UserError where there are not as many predictions as references."""
     if len(predictions) != len(references):

@@ -13,6 +13,9 @@ from lmx.core.errors import UserError, printable
 from lmx.core.types import Metric, Totals
 from lmx.metrics import _fields
 
+LOWER = ("ece", "mce")
+"""Figures of which a lower one is the better."""
+
 _SLACK = 1e-4  # probabilities that come from f32 or bf16 may be a little outside [0, 1]
 
 

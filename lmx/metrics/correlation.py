@@ -21,26 +21,31 @@ def metric() -> Metric:
     Both are NaN where they are undefined: for fewer than two examples, and where all predictions, or all
     references, are one value. A model that predicts a constant has no correlation, not one of 0.
 
-    Examples hold `value`. Totals: `pairs`, a Counter of (predicted, actual), one entry per distinct pair.
+    Examples hold `value`; where it is a list, a number for each target, both are the mean over the targets,
+    and `pearson/0`, `spearman/0` and so on those of each.
 
-    Errors: UserError from sums for a value that is missing, no single number, NaN or infinite.
+    Totals: `pairs`, a Counter of (predicted, actual), one entry per distinct pair.
+
+    Errors: UserError from sums for a value that is missing, no number or list of them, NaN or infinite.
     """
 
     def sums(predictions: _fields.Examples, references: _fields.Examples) -> Totals:
-        _fields.same_length(predictions, references)
-        what = "one finite number"
-        found = _fields.column(predictions, "value", side="prediction", check=_fields.is_finite, what=what)
-        wanted = _fields.column(references, "value", side="reference", check=_fields.is_finite, what=what)
-        return {"pairs": Counter((float(one), float(two)) for one, two in zip(found, wanted, strict=True))}
+        return {"pairs": Counter(_fields.value_pairs(predictions, references))}
 
     def finish(total: Totals) -> dict[str, float]:
         pairs = sorted(total["pairs"].items())  # so that the order of examples cannot change a digit
-        values = np.array([pair for pair, _ in pairs], np.float64).reshape(-1, 2)
+        values = np.array([pair for pair, _ in pairs], np.float64)
         weights = np.array([count for _, count in pairs], np.int64)
-        ranks = np.stack([_ranks(values[:, side], weights) for side in (0, 1)], axis=1)
-        return {"pearson": _pearson(values, weights), "spearman": _pearson(ranks, weights)}
+        targets = np.moveaxis(values, -1, 0) if values.ndim == 3 else values.reshape(1, -1, 2)
+        return _fields.of_targets([_figures(target, weights) for target in targets])
 
     return Metric(sums=sums, finish=finish)
+
+
+def _figures(values: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Return both correlations of the columns of `values` (n, 2), row i being there `weights[i]` times."""
+    ranks = np.stack([_ranks(values[:, side], weights) for side in (0, 1)], axis=1)
+    return {"pearson": _pearson(values, weights), "spearman": _pearson(ranks, weights)}
 
 
 def _pearson(values: np.ndarray, weights: np.ndarray) -> float:

@@ -21,6 +21,9 @@ _PAIRS = {
     "next_correct": "how many of them were told right",
 }
 
+LOWER = ("loss", "perplexity", "masked_loss", "next_loss")
+"""Figures of which a lower one is the better."""
+
 
 def metric(*, pairs: bool = False) -> Metric:
     """Return loss (nats per hidden token), its perplexity and the accuracy of hidden tokens.

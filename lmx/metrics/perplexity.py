@@ -11,6 +11,9 @@ import math
 from lmx.core.types import Metric, Totals
 from lmx.metrics import _fields
 
+LOWER = ("loss", "perplexity", "bits_per_byte")
+"""Figures of which a lower one is the better."""
+
 
 def metric(*, bytes_per_token: float | None = None) -> Metric:
     """Return loss (nats per token), perplexity, and, where `bytes_per_token` is given, bits per byte.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import numpy as np
@@ -111,6 +112,15 @@ def targets(examples: Sequence[Example], field: str) -> list[Any]:
                 f"data.columns.{field}"
             )
     return [example[field] for example in examples]
+
+
+@contextmanager
+def named(examples: Sequence[Example], index: int) -> Iterator[None]:
+    """Make a UserError say which of the examples it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{_which(examples, index)}: {error}") from error
 
 
 def _which(examples: Sequence[Example], index: int) -> str:

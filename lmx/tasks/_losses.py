@@ -50,7 +50,8 @@ def cross_entropy(
         logs = logs * scale.reshape((1,) * wanted.ndim + (-1,))
         each = each * count
     if smoothing:
-        each = (1 - smoothing) * each - smoothing * jnp.mean(logs, axis=-1)
+        there = wide > jnp.finfo(wide.dtype).min  # a choice that is none has this logit, and gets no share
+        each = (1 - smoothing) * each - smoothing * jnp.mean(logs, axis=-1, where=there)
     return _added(each, count, real)
 
 

@@ -5,9 +5,12 @@ Source: Devlin et al. 2018, section 4.4 (SWAG).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lmx.core.errors import UserError
@@ -48,6 +51,8 @@ def attach(body: Model, config: _heads.Sized, *, dropout: float = 0.1) -> Model:
 
     `input_ids`, `attention_mask`, `token_type_ids` and `position_ids` are (B, C, T); the body sees B x C
     rows, and its other outputs lead with B x C.
+    A choice without a token in `attention_mask` is none: its logit is the least number there is, so that it
+    gets no probability and no gradient.
     Errors: UserError where the ids have no axis of choices.
     """
     _heads.probability("dropout", dropout)
@@ -55,7 +60,11 @@ def attach(body: Model, config: _heads.Sized, *, dropout: float = 0.1) -> Model:
     def head(params: Params, outputs: Outputs, batch: Batch, drop: _heads.Dropout) -> Outputs:
         size, choices = batch["input_ids"].shape[:2]
         seen = _heads.pooled(outputs).reshape(size, choices, -1)
-        return {"logits": _heads.dense(params, drop(seen))[..., 0]}
+        logits = _heads.dense(params, drop(seen))[..., 0]
+        if "attention_mask" in batch:
+            there = jnp.any(batch["attention_mask"] > 0, axis=-1)
+            logits = jnp.where(there, logits, jnp.finfo(logits.dtype).min)
+        return {"logits": logits}
 
     flat = _heads.side_by_side(body, "choices")
     return _heads.attach(flat, _heads.dense_shapes(config.width, 1), config.init_range, dropout, head)
@@ -86,26 +95,14 @@ def read(example: Example) -> dict[str, Any]:
 
 
 def learn(examples: Sequence[Example]) -> dict[str, Any]:
-    """Return {"choices": how many each example has}.
+    """Return nothing: how many choices there are is each example's own affair.
 
-    Errors: UserError where examples have not equally many, where one has no label, and where all have the
-    same.
+    Errors: UserError where one has no label, and where all have the same.
     """
     held = _examples.targets(examples, "label")
     if len(set(held)) == 1:
         raise UserError(f"in every example the right choice is that at {held[0]}: there is nothing to learn")
-    count = len(examples[0]["choices"])
-    _same(examples, count)
-    return {"choices": count}
-
-
-def _same(examples: Sequence[Example], count: int) -> None:
-    for index, example in enumerate(examples):
-        if len(example["choices"]) != count:
-            raise UserError(
-                f"example {index + 1} has {len(example['choices'])} choices, the training split's first has "
-                f"{count}; give all as many, or leave the others out"
-            )
+    return {}
 
 
 def head(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,23 +120,34 @@ def encode(
 ) -> Encoded:
     """Return one feature of each example: C rows of the text with a choice, arrays (C, T), and `labels` ().
 
-    length: the most tokens of a row. cut: whether the longer, the text or the choice gives way. Counts:
-    "texts cut", the rows that lost tokens.
-    Errors: UserError for an example with another number of choices than the training split's.
+    length: the most tokens of a row. cut: whether the longer, the text or the choice gives way. C is the most
+    choices of an example; rows beyond an example's own are masked, every token of them. Counts: "texts cut",
+    the rows that lost tokens, and "examples filled up" with choices that are none.
     """
-    _same(examples, facts["choices"])
     texts = [example["text"] for example in examples for _ in example["choices"]]
     choices = [choice for example in examples for choice in example["choices"]]
     rows = _examples.rows(examples, texts, choices, tokenizer, length=length, cut=cut)
-    count = facts["choices"]
+    own = [len(example["choices"]) for example in examples]
+    most, ends = max(own, default=0), list(accumulate(own))
     features = [
-        _examples.side_by_side(rows[i * count : (i + 1) * count], tokenizer.filler)
-        for i in range(len(examples))
+        _filled(_examples.side_by_side(rows[end - count : end], tokenizer.filler), most, tokenizer.filler)
+        for count, end in zip(own, ends, strict=True)
     ]
     if _examples.has(examples, "label"):
         for feature, example in zip(features, examples, strict=True):
             feature["labels"] = np.array(int(example["label"]), np.int32)
-    return _examples.encoded(features, rows)
+    made = _examples.encoded(features, rows)
+    filled = sum(count < most for count in own)
+    return dataclasses.replace(made, counts={**made.counts, "examples filled up": filled})
+
+
+def _filled(feature: dict[str, np.ndarray], most: int, filler: int) -> dict[str, np.ndarray]:
+    """Return the feature with so many rows, the new ones masked."""
+    missing = most - len(feature["input_ids"])
+    return {
+        name: np.pad(array, ((0, missing), (0, 0)), constant_values=filler if name == "input_ids" else 0)
+        for name, array in feature.items()
+    }
 
 
 def decode(
@@ -150,8 +158,10 @@ def decode(
     facts: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Return {"label": place, "scores": {place: probability}} of each example; places are texts, from "0"."""
-    places = [str(i) for i in range(facts["choices"])]
-    scored = [_examples.probabilities(logits, places) for logits in outputs["logits"]]
+    scored = []
+    for example, logits in zip(examples, outputs["logits"], strict=True):
+        places = [str(i) for i in range(len(example["choices"]))]
+        scored.append(_examples.probabilities(logits[: len(places)], places))
     return [{"label": _examples.best(scores), "scores": scores} for scores in scored]
 
 

@@ -67,8 +67,9 @@ def learn(examples: Sequence[Example], *, names: Sequence[str] = ("0", "1")) -> 
             f"task.names={known}; expected two: the label for 'follows', then that for 'does not'"
         )
     held = _examples.targets(examples, "label")
-    for name in held:
-        _examples.place(known, name)
+    for index, name in enumerate(held):
+        with _examples.named(examples, index):
+            _examples.place(known, name)
     if len(set(held)) == 1:
         raise UserError(f"every example has the same label ({held[0]!r}): there is nothing to learn")
     return {"names": known}
@@ -95,8 +96,9 @@ def encode(
     rows = _examples.pair_rows(examples, tokenizer, length=length, cut=cut)
     features = [_examples.feature(row) for row in rows]
     if _examples.has(examples, "label"):
-        for feature, example in zip(features, examples, strict=True):
-            feature["labels"] = np.array(_examples.place(facts["names"], example["label"]), np.int32)
+        for index, (feature, example) in enumerate(zip(features, examples, strict=True)):
+            with _examples.named(examples, index):
+                feature["labels"] = np.array(_examples.place(facts["names"], example["label"]), np.int32)
     return _examples.encoded(features, rows)
 
 

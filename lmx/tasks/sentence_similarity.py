@@ -106,9 +106,10 @@ def learn(examples: Sequence[Example], *, values: Sequence[float] | None = None)
     if min(held) == max(held):
         raise UserError(f"every example has the same value ({held[0]:g}): there is nothing to learn")
     low, high = (min(held), max(held)) if values is None else _examples.span("values", values)
-    for value in held:
-        if not low <= value <= high:
-            raise UserError(f"value={value:g} lies beyond task.values=({low:g}, {high:g}); widen them")
+    for index, value in enumerate(held):
+        with _examples.named(examples, index):
+            if not low <= value <= high:
+                raise UserError(f"value={value:g} lies beyond task.values=({low:g}, {high:g}); widen them")
     return {"values": [low, high]}
 
 

@@ -157,8 +157,10 @@ def learn(
         known = [_examples.label(name, "task.names") for name in names]
         if len(set(known)) < len(known):
             raise UserError(f"task.names={known}; expected each name once")
-    for name in counts:
-        _examples.place(known, name, field)
+    for index, each in enumerate(sets if names is not None else ()):
+        with _examples.named(examples, index):
+            for name in each:
+                _examples.place(known, name, field)
     if class_weights is None:
         return {"names": known}
     return {"names": known, "weights": _weights(class_weights, known, counts, len(examples), multi_label)}
@@ -208,12 +210,14 @@ def encode(
     features = [_examples.feature(row) for row in rows]
     field, names = "labels" if multi_label else "label", facts["names"]
     if _examples.has(examples, field):
-        for feature, example in zip(features, examples, strict=True):
+        for index, (feature, example) in enumerate(zip(features, examples, strict=True)):
+            with _examples.named(examples, index):
+                held = example[field] if multi_label else [example[field]]
+                places = [_examples.place(names, name, field) for name in held]
             if multi_label:
-                places = [_examples.place(names, name, field) for name in example[field]]
                 feature["labels"] = np.isin(np.arange(len(names)), places).astype(np.int32)
             else:
-                feature["labels"] = np.array(_examples.place(names, example[field]), np.int32)
+                feature["labels"] = np.array(places[0], np.int32)
     return _examples.encoded(features, rows)
 
 

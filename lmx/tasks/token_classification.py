@@ -89,17 +89,24 @@ def _texts(example: Example, name: str) -> list[str]:
     return list(given)
 
 
-def learn(examples: Sequence[Example]) -> dict[str, Any]:
+def learn(examples: Sequence[Example], *, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Return `names`: the tags of the training split, O first, the rest sorted.
 
-    Errors: UserError where examples have no tags, or no tag but O.
+    names: the tags, in the order in which a model has them.
+    Errors: UserError where examples have no tags, no tag but O, or one that is not among the names.
     """
-    names = _tags.names(_examples.targets(examples, "tags"))
-    if len(names) == 1:
+    found = _tags.names(_examples.targets(examples, "tags"))
+    if len(found) == 1:
         raise UserError(
             "every tag of the training split is 'O'; expected some B-TYPE: is this the tag column?"
         )
-    return {"names": names}
+    known = found if names is None else [_tags.check(name, i) for i, name in enumerate(names)]
+    if len(set(known)) < len(known):
+        raise UserError(f"task.names={known}; expected each tag once")
+    for index, example in enumerate(examples if names is not None else ()):
+        with _examples.named(examples, index):
+            _tags.labels(example["tags"], known)
+    return {"names": known}
 
 
 def head(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +161,8 @@ def encode(
         labels = later = None
         if told:
             counts["tags I without B"] += _tags.orphans(example["tags"])
-            labels, later = _tags.labels(example["tags"], names)
+            with _examples.named(examples, index):
+                labels, later = _tags.labels(example["tags"], names)
         for window, row in enumerate(kept):
             if not row.ids.size:  # a tokenizer without special tokens, and no word with a piece
                 continue

@@ -337,3 +337,14 @@ def test_intervals_are_those_of_scoring_each_sample_anew(case: Case, metric: Met
         assert all(type(end) is float for end in ends)
     assert found == intervals(metric, predictions, references, seed=7, samples=samples, level=0.8)
     assert found != intervals(metric, predictions, references, seed=8, samples=samples, level=0.8)
+
+
+@pytest.mark.parametrize("name", plugin.names("lmx.metrics"))
+def test_the_figures_of_errors_are_named(name: str) -> None:
+    """Where the lower is the better, the checkpoint with the highest must not be chosen."""
+    module, case = plugin.find("lmx.metrics", name), CASES[name]
+    made = module.metric(**case.options)
+    figures = set(made.finish(made.sums(case.predictions, case.references)))
+    errors = {"loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae", "ece", "mce"}
+    errors |= {"masked_loss", "next_loss"}
+    assert set(getattr(module, "LOWER", ())) & figures == errors & figures

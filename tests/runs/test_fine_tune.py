@@ -130,6 +130,7 @@ def test_a_second_look_at_the_test_split_is_noted(finished: Path, capsys: pytest
     for _ in range(2):
         assert main(["evaluate", "--checkpoint", str(finished), "--split", "test"]) == 0
         said.append(capsys.readouterr().err)
+    assert "test rows are also in train" in said[0]
     assert "test split was used" not in said[0]
     assert "the test split was used 1 time before" in said[1]
     assert len((finished / "test_uses.jsonl").read_text().splitlines()) == 2

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmx import tokenizer
 from lmx.batches import padded
+from lmx.commands import _build
 from lmx.core.errors import UserError
 from lmx.core.examples import Encoded
 from lmx.tasks import multiple_choice, next_sentence, sequence_regression
@@ -103,7 +106,7 @@ CHOICES = [
 def test_choices_stand_side_by_side(text: tokenizer.Tokenizer) -> None:
     examples = [multiple_choice.read(example) for example in CHOICES]
     facts = multiple_choice.learn(examples)
-    assert facts == {"choices": 2}
+    assert facts == {}
     encoded = multiple_choice.encode(examples, text, facts=facts, length=9)
     one = encoded.features[0]
     assert one["input_ids"].shape == one["token_type_ids"].shape == one["attention_mask"].shape
@@ -116,13 +119,16 @@ def test_choices_stand_side_by_side(text: tokenizer.Tokenizer) -> None:
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 2, 16)
     assert (batch["input_ids"][batch["attention_mask"] == 0] == 3).any()
     assert batch["attention_mask"].sum() == sum(int(f["attention_mask"].sum()) for f in encoded.features)
-    assert encoded.counts == {"texts cut": 1}
-    assert multiple_choice.encode(examples, text, facts=facts, length=64).counts == {"texts cut": 0}
+    assert encoded.counts == {"texts cut": 1, "examples filled up": 0}
+    assert multiple_choice.encode(examples, text, facts=facts, length=64).counts == {
+        "texts cut": 0,
+        "examples filled up": 0,
+    }
 
 
 def test_choices_are_told_by_their_place() -> None:
     outputs = {"logits": [np.array([0.0, np.log(3)], np.float32)]}
-    found = multiple_choice.decode([], EMPTY, outputs, facts={"choices": 2})
+    found = multiple_choice.decode(CHOICES[:1], EMPTY, outputs, facts={})
     assert found[0]["label"] == "1"
     np.testing.assert_allclose(found[0]["scores"]["0"], 0.25, rtol=1e-6)
     examples = [multiple_choice.read(example) for example in CHOICES]
@@ -147,14 +153,42 @@ def test_bad_choices_are_refused(changes: dict[str, Any], message: str) -> None:
         multiple_choice.read({**CHOICES[0], **changes})
 
 
-def test_unequally_many_choices_are_refused(text: tokenizer.Tokenizer) -> None:
+def test_choices_that_are_none_have_no_part_in_anything(text: tokenizer.Tokenizer) -> None:
+    """Two choices beside three: the same loss, gradient and prediction as two alone, smoothed or not."""
+    three = {"text": "x", "choices": ["hello", "good day", "world"], "label": "2"}
+    examples = [multiple_choice.read(example) for example in [CHOICES[0], three]]
+    encoded = multiple_choice.encode(examples, text, facts={}, length=32)
+    assert encoded.counts["examples filled up"] == 1
+    alone = multiple_choice.encode(examples[:1], text, facts={}, length=32)
+    assert [len(one.features[0]["input_ids"]) for one in (encoded, alone)] == [3, 2]
+    shape = {"vocab_size": 270, "positions": 32, "width": 8, "layers": 1, "heads": 2, "init_range": 0.5}
+    model = _build.model({"model": {"name": "bert", **shape}, "task": {"name": "multiple_choice"}})
+    params = jax.jit(model.init)(jax.random.key(0))
+
+    @jax.jit
+    def slopes(params: Any, batch: Any) -> Any:
+        def loss(params: Any) -> Any:
+            outputs, given = model.apply(params, batch), {"name": "cross_entropy", "smoothing": 0.2}
+            return multiple_choice.loss(outputs, batch, loss=given)[0], outputs["logits"]
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    def found(feature: Any) -> Any:
+        batch = padded([feature], per_token=multiple_choice.PER_TOKEN, filler=0, multiple=16, longest=32)
+        return slopes(params, {name: jnp.asarray(array) for name, array in batch.items()})
+
+    ((wide, logits), slope), ((bare, few), steep) = found(encoded.features[0]), found(alone.features[0])
+    np.testing.assert_allclose(wide, bare, rtol=1e-5)
+    for one, two in zip(jax.tree.leaves(slope), jax.tree.leaves(steep), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    wanted = np.exp(few[0] - np.max(few[0])) / np.exp(few[0] - np.max(few[0])).sum()
+    told = multiple_choice.decode(examples[:1], encoded, {"logits": [np.asarray(logits[0])]}, facts={})[0]
+    assert list(told["scores"].values()) == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
+def test_one_place_for_all_is_refused() -> None:
     examples = [multiple_choice.read(example) for example in CHOICES]
-    more = [*examples, {"text": "x", "choices": ["a", "b", "c"], "label": "2"}]
-    with pytest.raises(UserError, match=r"example 3 has 3 choices, the training split's first has 2"):
-        multiple_choice.learn(more)
-    with pytest.raises(UserError, match="example 3 has 3 choices"):
-        multiple_choice.encode(more, text, facts={"choices": 2}, length=8)
-    with pytest.raises(UserError, match="the right choice is that at 0: there is nothing to learn"):
+    with pytest.raises(UserError, match="right choice is that at 0"):
         multiple_choice.learn([examples[0]] * 2)
 
 

@@ -46,6 +46,33 @@ def test_shipped_configs_load_and_are_plain(name: str) -> None:
     assert config.plain(found) == config.plain(config.load(str(config.shelf() / f"{name}.py")))
 
 
+def test_an_option_of_data_can_be_taken_away() -> None:
+    found = config.load("finetune/policyqa")
+    config.override(found, {"data.group": "None", "data.validation": "dev.json", "score": "rmse"})
+    assert config.plain(found)["data"]["group"] is None and found.score == "rmse"
+    config.override(found, {"score": "None"})
+    assert found.score is None
+
+
+def test_a_column_given_by_position_may_get_a_name() -> None:
+    found = config.load("finetune/stsb")
+    changes = {"text": "one", "text_pair": "4", "value": "('joy', 'anger')", "id": "none"}
+    config.override(found, {f"data.columns.{field}": column for field, column in changes.items()})
+    wanted = {"text": "one", "text_pair": 4, "value": ["joy", "anger"], "id": None}
+    assert config.plain(found)["data"]["columns"] == wanted
+
+
+def test_files_in_a_list_may_lie_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = config.load("finetune/rte")
+    config.override(found, {"data.train": "('~/a.tsv', '~/b.tsv')"})
+    fields = config.plain(found)
+    fields["data"]["test"] = {"prompt": "~/a.en"}
+    data = config.expanded(fields)["data"]
+    assert data["train"] == ["/home/me/a.tsv", "/home/me/b.tsv"]
+    assert data["test"] == {"prompt": "/home/me/a.en"}
+
+
 def test_names_hold_what_the_readme_promises() -> None:
     assert {"quickstart", "pretrain/from_text"} <= set(config.names())
     assert "base" not in config.names()

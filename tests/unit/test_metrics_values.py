@@ -116,6 +116,37 @@ def test_what_is_not_one_finite_number_is_the_users_error(metric: Metric, value:
         metric.sums([{"value": 1.0}], [{"value": value}])
 
 
+def test_several_targets_have_their_figures_and_the_mean() -> None:
+    """Against scikit-learn's uniform average over outputs, and SciPy for each column."""
+    sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn comes with pip install 'lmx[eval]'")
+    drawn = np.random.default_rng(0).normal(size=(2, 40, 3))
+    rows = [[{"value": row} for row in side.tolist()] for side in drawn]
+    parts = [(rows[0][:7], rows[1][:7]), (rows[0][7:], rows[1][7:])]
+    found: dict[str, float] = {}
+    for metric in (regression.metric(), correlation.metric()):
+        one, two = (metric.sums(*part) for part in parts)
+        found |= metric.finish({name: one[name] + two[name] for name in one})
+    predicted, actual = drawn
+    for name, peer in (
+        ("mse", sk.mean_squared_error), ("mae", sk.mean_absolute_error), ("rmse", sk.root_mean_squared_error)
+    ):  # fmt: skip
+        assert found[name] == pytest.approx(peer(actual, predicted), rel=1e-12)
+        each = peer(actual, predicted, multioutput="raw_values")
+        assert [found[f"{name}/{i}"] for i in range(3)] == pytest.approx(each.tolist(), rel=1e-12)
+    for name, of in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        each = [of(predicted[:, i], actual[:, i]).statistic for i in range(3)]
+        assert [found[f"{name}/{i}"] for i in range(3)] == pytest.approx(each, rel=1e-12)
+        assert found[name] == pytest.approx(np.mean(each), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", [correlation.metric(), regression.metric()])
+def test_other_counts_of_targets_are_the_users_error(metric: Metric) -> None:
+    with pytest.raises(UserError, match="prediction 1: 'value' has 3 numbers, the first reference's has 2"):
+        metric.sums([{"value": [1, 2]}, {"value": [1, 2, 3]}], [{"value": [1, 2]}] * 2)
+    with pytest.raises(UserError, match="prediction 0: 'value' has 1 numbers, the first reference's has 2"):
+        metric.sums([{"value": 1}], [{"value": [1, 2]}])
+
+
 def test_numbers_of_numpy_will_do() -> None:
     assert _figures(regression.metric(), [np.float32(1.5), np.int64(2)], [1, 2])["mae"] == 0.25
 
