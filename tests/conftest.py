@@ -41,6 +41,16 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(autouse=True)
+def quick_compiles(request: pytest.FixtureRequest) -> None:
+    """Compile without LLVM's optimisations: compiling tiny models is most of the suite's time, running them is none.
+
+    The operations and their types stay the same. Slow tests, whose programs run for long, compile as users do.
+    """
+    slow = request.node.get_closest_marker("slow") is not None
+    jax.config.update("jax_disable_most_optimizations", not slow)
+
+
 class NetworkError(AssertionError):
     """A test tried to leave this machine. Not an OSError, so that no retry or fallback swallows it."""
 
@@ -132,6 +142,7 @@ def lmx_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             tmp_path_factory.getbasetemp() / "cache"
         ),  # compiled programs, for this session
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"{_DEVICES}=1",
         # XLA's and BLAS's thread pools: the same on every machine, because other counts give other bits.
         "NPROC": "2",
