@@ -43,12 +43,20 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_compiles(request: pytest.FixtureRequest) -> None:
-    """Compile without LLVM's optimisations: compiling tiny models is most of the suite's time, running them is none.
+    """Compile without LLVM's optimisations: to compile tiny models is most of what the suite costs.
 
-    The operations and their types stay the same. Slow tests, whose programs run for long, compile as users do.
+    The operations and their types stay the same. Slow tests, whose programs run long, compile as users do.
     """
     slow = request.node.get_closest_marker("slow") is not None
     jax.config.update("jax_disable_most_optimizations", not slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker of `-n`: what its tests share is made and compiled once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 class NetworkError(AssertionError):
