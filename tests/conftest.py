@@ -41,6 +41,24 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(autouse=True)
+def quick_compiles(request: pytest.FixtureRequest) -> None:
+    """Compile without LLVM's optimisations: to compile tiny models is most of what the suite costs.
+
+    The operations and their types stay the same. Slow tests, whose programs run long, compile as users do.
+    """
+    slow = request.node.get_closest_marker("slow") is not None
+    jax.config.update("jax_disable_most_optimizations", not slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker of `-n`: what its tests share is made and compiled once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 class NetworkError(AssertionError):
     """A test tried to leave this machine. Not an OSError, so that no retry or fallback swallows it."""
 
@@ -163,6 +181,7 @@ def lmx_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             tmp_path_factory.getbasetemp() / "cache"
         ),  # compiled programs, for this session
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"{_DEVICES}=1",
         # XLA's and BLAS's thread pools: the same on every machine, because other counts give other bits.
         "NPROC": "2",

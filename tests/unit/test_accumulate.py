@@ -45,8 +45,13 @@ def kept(parts: int, dropout: bool) -> tuple[dict[str, Any], Any, Any]:
     return computed(parts, dropout, batch())
 
 
+@functools.cache
+def started() -> Any:
+    return jax.jit(MODEL.init)(jax.random.key(0))
+
+
 def computed(parts: int, dropout: bool, given: Any) -> tuple[dict[str, Any], Any, Any]:
-    params = MODEL.init(jax.random.key(0))
+    params = started()
     chosen, fixed = tree.split(params, tree.mask(params, r"block/.*"))
     key = rng.stream_key(0, 0, "dropout") if dropout else None
 
@@ -58,7 +63,7 @@ def computed(parts: int, dropout: bool, given: Any) -> tuple[dict[str, Any], Any
     return {path: np.asarray(x / weight) for path, x in tree.flatten(found).items()}, weight, sums
 
 
-@pytest.mark.parametrize("parts", [2, 4, 8])
+@pytest.mark.parametrize("parts", [2, 8])
 def test_parts_are_the_large_batch(parts: int) -> None:
     """With dropout on: each example keeps its masks, in whichever part it is."""
     whole, weight, sums = parts_of(1)

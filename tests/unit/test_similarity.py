@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ def built(name: str, **options: Any) -> Any:
     )
 
 
+@functools.cache
+def started(name: str, pooling: str = "mean") -> tuple[Any, Any]:
+    """(parameters, compiled apply), once for all tests."""
+    model = built(name, pooling=pooling)
+    return jax.jit(model.init)(jax.random.key(0)), jax.jit(model.apply, static_argnames="train")
+
+
 def pairs(side: str = "right", size: int = 2) -> dict[str, jax.Array]:
     """Pairs of texts of 3 and 5 tokens, filled up to 8."""
     draw = np.random.default_rng(0)
@@ -48,16 +56,15 @@ def pairs(side: str = "right", size: int = 2) -> dict[str, jax.Array]:
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_padding_is_not_pooled(name: str, side: str, pooling: str) -> None:
     """Each text alone, without padding, has the same vector; the cosine is that of numpy."""
-    model = built(name, pooling=pooling)
-    params = model.init(jax.random.key(0))
+    params, apply = started(name, pooling)
     batch = pairs(side)
-    found = model.apply(params, batch)
+    found = apply(params, batch)
     assert found["embeddings"].shape == (2, 2, 8) and found["cosine"].shape == (2,)
     for i in range(2):
         vectors = []
         for place in (0, 1):
             real = batch["input_ids"][i, place][batch["attention_mask"][i, place] == 1]
-            alone = model.apply(params, {"input_ids": real[None]})
+            alone = apply(params, {"input_ids": real[None]})
             hidden = np.asarray(alone["hidden"][0], np.float64)
             vector = hidden.mean(0) if pooling == "mean" else hidden[0]
             vectors.append(vector / np.linalg.norm(vector))
@@ -67,41 +74,36 @@ def test_padding_is_not_pooled(name: str, side: str, pooling: str) -> None:
 
 
 def test_equal_texts_have_cosine_1_and_the_order_does_not_matter() -> None:
-    model = built("bert")
-    params = model.init(jax.random.key(0))
+    params, apply = started("bert")
     batch = pairs()
     same = {key: x[:, :1].repeat(2, axis=1) for key, x in batch.items()}
-    np.testing.assert_allclose(model.apply(params, same)["cosine"], 1, atol=1e-6)
+    np.testing.assert_allclose(apply(params, same)["cosine"], 1, atol=1e-6)
     turned = {key: x[:, ::-1] for key, x in batch.items()}
-    np.testing.assert_allclose(
-        model.apply(params, turned)["cosine"], model.apply(params, batch)["cosine"], atol=1e-6
-    )
+    np.testing.assert_allclose(apply(params, turned)["cosine"], apply(params, batch)["cosine"], atol=1e-6)
 
 
 def test_a_row_without_tokens_has_finite_gradients() -> None:
-    model = built("bert")
-    params = model.init(jax.random.key(0))
+    params, apply = started("bert")
     batch = {**pairs(), "labels": jnp.array([0.5, jnp.nan])}
     batch["attention_mask"] = batch["attention_mask"].at[1].set(0)
-    gradient = jax.grad(lambda p: task.loss(model.apply(p, batch), batch)[0])(params)
+    gradient = jax.jit(jax.grad(lambda p: task.loss(apply(p, batch), batch)[0]))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_dropout_of_a_pair_depends_on_its_place_in_the_global_batch() -> None:
     """So that the device count changes nothing; the two texts of a pair draw differently."""
-    model = built("bert")
-    params = model.init(jax.random.key(0))
+    params, apply = started("bert")
     batch = {**pairs(size=4), "example_index": jnp.arange(4)}
-    whole = model.apply(params, batch, rng=jax.random.key(1), train=True)["embeddings"]
+    whole = apply(params, batch, rng=jax.random.key(1), train=True)["embeddings"]
     half = {name: x[2:] for name, x in batch.items()}
     np.testing.assert_allclose(
-        model.apply(params, half, rng=jax.random.key(1), train=True)["embeddings"], whole[2:], atol=1e-6
+        apply(params, half, rng=jax.random.key(1), train=True)["embeddings"], whole[2:], atol=1e-6
     )
     same = {name: x[:, :1].repeat(2, axis=1) if x.ndim == 3 else x for name, x in batch.items()}
-    drawn = model.apply(params, same, rng=jax.random.key(1), train=True)["embeddings"]
+    drawn = apply(params, same, rng=jax.random.key(1), train=True)["embeddings"]
     assert np.abs(drawn[:, 0] - drawn[:, 1]).max() > 1e-3
     alike = {name: x[:1].repeat(4, axis=0) if x.ndim == 3 else x for name, x in batch.items()}
-    drawn = model.apply(params, alike, rng=jax.random.key(1), train=True)["embeddings"]
+    drawn = apply(params, alike, rng=jax.random.key(1), train=True)["embeddings"]
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-3
 
 
