@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
         {
             "task": {"name": "sequence_regression"},
             "data": {"columns": {"text": 0, "text_pair": 1, "value": 2}},
+            "score": "spearman",
         }
     )
     c.tasks.ncbi = ConfigDict(

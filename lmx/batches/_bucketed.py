@@ -98,15 +98,23 @@ class Bucketed:
         self._lengths = np.array([feature[IDS].shape[-1] for feature in features])
         self._pad = partial(padded, per_token=per_token, filler=filler, multiple=multiple, longest=longest)
         self._orders: dict[int, np.ndarray] = {}
+        self._sorted: tuple[int, np.ndarray] = (-1, np.zeros((0, size), int))
         self._lock = threading.Lock()
 
     def indices(self, k: int) -> np.ndarray:
         """Return which features global batch k holds, (B,), in order."""
         window, place = divmod(k, self._window)
+        with self._lock:
+            if self._sorted[0] != window:
+                self._sorted = (window, self._arranged(window))
+            return self._sorted[1][place]
+
+    def _arranged(self, window: int) -> np.ndarray:
+        """Return a window's batches, (window, B), each of like lengths, in the order in which they come."""
         many = self._window * self.size
         chosen = np.array([self._at(window * many + i) for i in range(many)])
         chosen = chosen[np.argsort(self._lengths[chosen], kind="stable")].reshape(self._window, self.size)
-        return chosen[_draw(self._seed, "window", window, self._window)[place]]
+        return chosen[_draw(self._seed, "window", window, self._window)]
 
     def batch(self, k: int) -> Arrays:
         """Return this process's part of global batch k, with `example_index` (B / processes,) int32, each
@@ -124,11 +132,10 @@ class Bucketed:
 
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, self.rows)
-        with self._lock:
-            if epoch not in self._orders:
-                self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1}
-                self._orders[epoch] = _draw(self._seed, "epoch", epoch, self.rows)
-            return int(self._orders[epoch][place])
+        if epoch not in self._orders:
+            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1}
+            self._orders[epoch] = _draw(self._seed, "epoch", epoch, self.rows)
+        return int(self._orders[epoch][place])
 
 
 def _draw(seed: int, stream: str, number: int, count: int) -> np.ndarray:

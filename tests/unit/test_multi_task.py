@@ -379,7 +379,7 @@ def test_one_program_for_each_task_and_shape() -> None:
     kinds = [("likes", 8), ("tags", 8), ("tags", 12)]
     for k, (name, size) in enumerate([*kinds, *kinds[::-1], *kinds]):
         now, _ = update(now, mesh.put(drawn(name, size, seed=k), mesh.make(1)))
-        assert update._cache_size() == min(k + 1, 3)
+        assert update.func._cache_size() == min(k + 1, 3)
 
 
 def test_a_batch_in_parts_is_the_batch() -> None:
