@@ -39,6 +39,7 @@ def data() -> ConfigDict:
     c.code = False  # stdlib only: the library's source code as well
     c.holdout = 0.1  # share held out for validation
     c.split = "auto"  # document: by a hash of each document; tail: the end of each; auto: by their number
+    c.seed = None  # chooses the documents held out; None: the run's seed
     c.boundary = True  # begin and end each document with the tokenizer's end symbol
     c.folder = None  # where prepared rows lie; None: WORKDIR/data
     return c

@@ -1,10 +1,12 @@
 """Batches: batch k is a function of (seed, k), whatever the number of processes.
 
-Batches packs rows of one length as they come; Bucketed pads features of many lengths, alike with alike.
+Batches packs rows of one length as they come; Bucketed pads features of many lengths, alike with alike;
+Stages goes on with other rows from a step on.
 """
 
 from lmx.batches._bucketed import Bucketed, padded, sorted_batches
-from lmx.batches._stream import Arrays, Batches, Encode, Examples, Prefetch, whole
+from lmx.batches._stages import Stages
+from lmx.batches._stream import Arrays, Batches, Encode, Examples, Prefetch, Stream, whole
 
 __all__ = [
     "Arrays",
@@ -13,6 +15,8 @@ __all__ = [
     "Encode",
     "Examples",
     "Prefetch",
+    "Stages",
+    "Stream",
     "padded",
     "sorted_batches",
     "whole",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from lmx.commands import _build, _examples, _hf, _judge, _supervised, _wire
+from lmx.commands import _build, _examples, _hf, _judge, _options, _supervised, _wire
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
@@ -16,6 +16,10 @@ from lmx.core.types import Checkpoint
 
 BATCH = {"size": 32, "length": 512, "multiple": 16, "window": 1, "parts": 1}
 """For a Hugging Face folder, which has no batches of its own; `length` is at most the model's positions."""
+
+
+NAMED = (".jsonl", ".json", ".parquet")
+"""Endings of files whose columns have names: the positions that a run's own table had say nothing there."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,10 @@ class Applied:
 
     def split(self, rows: Records, *, targets: bool) -> _examples.Split:
         """Return rows as the model reads them. targets: keep what they say themselves."""
-        examples = _examples.read(rows, self.task, _build.options_of(self.config, "read"))
+        options = _build.options_of(self.config, "read")
+        if not targets and "answered" in _options.names(self.task.read):
+            options["answered"] = False  # the last turn of a dialogue is what shall be answered
+        examples = _examples.read(rows, self.task, options)
         if not targets:
             told = {field.name for field in self.task.FIELDS if field.target}
             examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
@@ -61,8 +68,8 @@ def opened(found: Checkpoint, *, batch: int | None = None) -> Applied:
     shape["size"] = -(-size // mesh.size) * mesh.size
     config = {"seed": 0, **config, "batch": shape}
     model = _build.model(found.config)
-    filler = _wire.tokenizer(found).filler
-    return Applied(found, config, task, _judge.Judge(config, task, filler=filler, model=model, mesh=mesh))
+    text = _wire.tokenizer(found)
+    return Applied(found, config, task, _judge.Judge(config, task, text=text, model=model, mesh=mesh))
 
 
 def _facts(found: Checkpoint) -> dict[str, Any]:
@@ -96,14 +103,17 @@ def rows(
         kept = given if given is not None and given.get("name") == "table" else {"columns": {}}
         options = {name: kept[name] for name in ("header", "quoting", "delimiter") if name in kept}
         form = format or kept.get("format")
+        own = kept["columns"]
+        if path.lower().removesuffix(".gz").endswith(NAMED):
+            own = {field: column for field, column in own.items() if not isinstance(column, int)}
         data = {
             "name": "table",
             "test": path,
-            "columns": {**kept["columns"], **where},
+            "columns": {**own, **where},
             **options,
             **({} if form is None else {"format": form}),
         }
         return _examples.records({**applied.config, "data": data}, "test", applied.task, targets=targets)
-    if given is None or config_.base_of(applied.config) == "base":
+    if given is None or config_.pretraining(applied.config):
         raise UserError("this checkpoint has no examples of its own; name some: --data FILE")
     return _examples.records(applied.config, split, applied.task, targets=targets)

@@ -59,7 +59,7 @@ def examples(parser: argparse.ArgumentParser) -> None:
         "--columns", nargs="*", default=[], metavar="FIELD=COLUMN", help="such as text=sentence label=gold"
     )
     parser.add_argument(
-        "--format", help="csv, tsv, jsonl, parquet, squad or conll; default: by the file's ending"
+        "--format", help="csv, tsv, jsonl, parquet, squad, conll or lines; default: by the file's ending"
     )
     parser.add_argument(
         "--batch", type=count, help="examples at a time; it changes no figure but by rounding"

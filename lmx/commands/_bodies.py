@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,19 +37,30 @@ def model(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def completed(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """Return a pretraining config with its model: where that has no name, the start's, with the fields
+    changed that the config names.
+
+    A run that has begun knows its model itself. Errors: UserError where there is no start to take it from,
+    and for a field that would change a shape.
+    """
+    if "name" in config["model"]:
+        return dict(config)
+    if config["start"] in (None, "scratch"):
+        raise UserError(
+            f"config.start={config['start']!r}, and the config names no model; name a start to take it from: "
+            "--config.start=FOLDER, or a model: --config.model.name=gpt2"
+        )
+    reference = str(workdir) if _wire.resumes(workdir) else config["start"]
+    return {**config, "model": model({**config, "start": reference})}
+
+
 def tokenizer(reference: str) -> tokenizers_.Tokenizer:
     """Return the tokenizer that lies with a checkpoint; no weights are read.
 
     Errors: UserError where there is none.
     """
-    folder, which = _wire.located(reference)
-    if which is not None:
-        folder = folder / "data" / "tokenizer"
-    if not tokenizers_.exists(folder):
-        raise UserError(f"{reference} has no tokenizer with it; put its files beside the weights")
-    if which is None:
-        tokenizers_.probe(folder)
-    return tokenizers_.load(folder)
+    return tokenizers_.load(_wire.tokenizer_folder(reference))
 
 
 def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None]) -> Any:
@@ -67,8 +79,18 @@ def params(config: Mapping[str, Any], built: Model, *, say: Callable[[str], None
         found, same = read.checkpoint.params, True
     else:
         whole = _wire.checkpoint(reference)
-        found, same = whole.params, whole.config["task"]["name"] == config["task"]["name"]
+        found, same = whole.params, _alike(whole.config, config)
     return _fitted(reference, found, built, seed, same, say)
+
+
+def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Tell whether the heads of two tasks mean the same: those of one task, or of two whose classes share
+    tensors, as BERT's two pretraining tasks do."""
+    if theirs["task"]["name"] == ours["task"]["name"]:
+        return True
+    heads = [_build.head_table({**ours, "task": one["task"]}) for one in (theirs, ours)]
+    names = [{entry.tensor for entry in head.entries} if head and head.shared else set() for head in heads]
+    return bool(names[0] & names[1])
 
 
 def _fitted(

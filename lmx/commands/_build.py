@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from lmx.core import plugin, rows
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Model, Objective
+from lmx.core.vocabulary import Vocabulary
 from lmx.training import objectives
 
 
@@ -36,7 +37,7 @@ def model(config: Mapping[str, Any]) -> Model:
 
 
 TRAINED = ("attach", "loss", "HF", "encode", "METRICS")
-"""What a task must define to be trained by `lmx train`."""
+"""What a task must define to be trained by `lmx train`; one of prepared rows has a LAYOUT besides."""
 
 
 @lru_cache(maxsize=16)
@@ -51,10 +52,11 @@ def _model(config: bytes) -> Model:
     return module.attach(plugin.find("lmx.models", name).build(fields), fields, **options)
 
 
-ROUTED = ("attach", "read", "learn", "encode", "decode", "loss")
-"""Functions of a task that take options of the config's task section."""
+ROUTED = ("attach", "read", "learn", "encode", "decode", "loss", "prompts", "writing", "text_metrics")
+"""Functions of a task that take options of the config's task section; the last three are of tasks that write
+texts."""
 
-PLAIN = ("facts", "length")
+PLAIN = ("facts", "length", "vocabulary", "seed", "counts")
 """Their keyword arguments that come from elsewhere."""
 
 
@@ -136,6 +138,16 @@ def loss(config: Mapping[str, Any]) -> objectives.Loss:
     """Return a task's loss, (outputs, batch) -> (sum, weight, metric sums), with the config's options."""
     module = task(config, needs=("loss",))
     return partial(module.loss, **options_of(config, "loss"))
+
+
+def encoder(config: Mapping[str, Any], vocabulary: Vocabulary) -> Callable[..., Any]:
+    """Return a task's function of stacked rows, (rows) -> batch, with all that it takes besides."""
+    module = task(config, needs=("encode",))
+    given = {"vocabulary": vocabulary, "seed": config["seed"]}
+    own = {
+        name: value for name, value in given.items() if name in inspect.signature(module.encode).parameters
+    }
+    return partial(module.encode, **own, **options_of(config, "encode"))
 
 
 def shapes(built: Model) -> dict[str, Any]:

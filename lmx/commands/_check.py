@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx import optim
-from lmx.commands import _build, _start, _watch, _wire, prepare
+from lmx.commands import _bodies, _build, _packed, _start, _watch, _wire, prepare
 from lmx.core import config as config_
 from lmx.core import mesh
 from lmx.core.errors import UserError
@@ -17,13 +17,18 @@ from lmx.generation import sample
 def fields(config: Mapping[str, Any], workdir: Path) -> None:
     """Raise UserError where a field of the config asks for what cannot be, as far as no data is needed."""
     common(config)
-    _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     task = _build.task(config, needs=_build.TRAINED)
     if hasattr(task, "FIELDS"):
         raise UserError(
             f"task.name={config['task']['name']!r} is trained on examples; begin the config with "
             "inherit('finetune/base')"
         )
+    _layout(config)
+    _build.check_options(config)
+    if hasattr(task, "check"):
+        task.check(**_build.options_of(config, "encode"))
+    given, config = config, _bodies.completed(config, workdir)
+    _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     _build.head_table(config)
     size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
     if size < 1 or length < 1:
@@ -34,10 +39,22 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
         )
     mesh.check_batch(size, mesh.make(**config["mesh"]))
     durations(config, tokens_per_step=size * length)
-    _samples(config["samples"])
+    _packed.check_long(config)
+    if "samples" in config:
+        _samples(config["samples"])
     prepare.check(config)
-    if not _wire.resumes(workdir):  # whoever goes on needs no longer what the run started from
-        _start.check(config)
+    if config["start"] is None:
+        raise UserError("config.start=None; expected 'scratch', a run of lmx or a Hugging Face folder")
+    if not _wire.resumes(workdir) and "name" in given["model"]:
+        _start.check(config)  # whoever goes on needs no longer what the run started from
+
+
+def _layout(config: Mapping[str, Any]) -> None:
+    """Raise UserError where the task reads rows that the config's base does not describe."""
+    name, layout = config["task"]["name"], prepare.layout_of(config)
+    wanted = "base" if layout == "packed" else "pretrain/encoder"
+    if config_.base_of(config) != wanted:
+        raise UserError(f"task.name={name!r} reads other rows; begin the config with inherit({wanted!r})")
 
 
 def common(config: Mapping[str, Any]) -> None:
@@ -65,9 +82,10 @@ def durations(config: Mapping[str, Any], *, tokens_per_step: int | None) -> None
     if steps < 1:
         raise UserError(f"config.total={total!r}; expected at least one step")
     for name in ("log", "evaluate", "save", "sample"):
-        if name not in config:
-            continue
-        config_.steps(config[name], field=name, total=steps, **unit)
+        if name in config:
+            config_.steps(config[name], field=name, total=steps, **unit)
+    if "long" in config:
+        config_.steps(config["long"]["last"], field="long.last", total=steps, **unit)
     for name in optim.DURATIONS:
         if config["optim"].get(name) is not None:
             config_.steps(config["optim"][name], field=f"optim.{name}", total=steps, **unit)
@@ -95,6 +113,10 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
     Errors name the differing keys; fields under `cosmetic` may differ.
     """
     path = workdir / "config.json"
+    if (workdir / "seeds.json").exists() or any(workdir.glob("seed-*/config.json")):
+        raise UserError(
+            f"workdir {workdir} holds the runs of several seeds; repeat --seeds, or name another workdir"
+        )
     if _wire.resumes(workdir):
         if not path.exists():
             raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")

@@ -19,8 +19,10 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
             "config.start is not set; name what to fine-tune: --config.start=FOLDER, "
             "hf://ORG/NAME@REVISION, or a run of lmx"
         )
-    _build.task(config, needs=_supervised.NEEDS)
+    task = _build.task(config, needs=_supervised.NEEDS)
     _build.check_options(config)
+    if hasattr(task, "writing"):
+        task.writing(**_build.options_of(config, "writing"))
     batch = config["batch"]
     for name in ("size", "length", "multiple", "window"):
         if batch[name] < 1:

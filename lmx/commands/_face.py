@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmx.commands import _arguments, _build, _export, _fine_tune, _wire
+from lmx.commands import _arguments, _build, _export, _fine_tune, _responses, _wire
 from lmx.commands.train import RESUME
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
@@ -155,7 +155,8 @@ def generate(
     top_k: int | None = 40,
     seed: int = 0,
 ) -> list[str]:
-    """Return a continuation of each prompt.
+    """Return a continuation of each prompt; of a run that was trained on instructions, its response to each,
+    in the run's template.
 
     Errors: UserError where the checkpoint has no tokenizer, and for arguments that are not what they must be.
     """
@@ -172,6 +173,9 @@ def generate(
     _expect("top_k", top_k, "a whole number, or None", top_k is None or _whole(top_k))
     _expect_seed(seed)
     sample.check(temperature, top_k)
+    if _responses.writes(checkpoint.config):
+        drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
+        return _responses.answers(checkpoint, texts, tokens=tokens, **drawn)
     text = _wire.tokenizer(checkpoint)
     return _wire.continuations(
         build(checkpoint.config),

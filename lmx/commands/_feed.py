@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from lmx.batches import Batches, Bucketed
+from lmx.batches import Stream
 from lmx.core.types import Objective
 
 
@@ -32,7 +32,7 @@ class Feed(Protocol):
     """The folder in which it lies."""
 
     @property
-    def batches(self) -> Batches | Bucketed:
+    def batches(self) -> Stream:
         """Those to train on."""
         ...
 

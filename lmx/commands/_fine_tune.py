@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmx.commands import _arguments, _start, _wire
+from lmx.commands import _arguments, _start
 from lmx.commands.train import train
 from lmx.core import config as config_
 from lmx.core import log
@@ -35,7 +35,7 @@ def fine_tune(
     folder = Path(tempfile.mkdtemp(prefix="lmx-")) if workdir is None else _arguments.folder(workdir)
     if workdir is None:
         log.say(f"the run is in {folder}; name a workdir to keep it elsewhere, and to resume")
-    config = config_.load("finetune/base" if task is not None else "base")
+    config = config_.load("finetune/base" if task is not None else _continued(os.fspath(start)))
     found = {
         "start": os.fspath(start),
         "seed": seed,
@@ -47,7 +47,7 @@ def fine_tune(
     }
     train_file = _file(rows, folder / "given" / "train.jsonl", "rows")
     if task is None:
-        found |= _as_text(os.fspath(start), train_file)
+        found["data.path"] = str(train_file)
         if not isinstance(validation, (int, float, str)):
             raise UserError("validation: texts are held out by a share, such as '10%'")
         share = float(str(validation).rstrip("%")) / 100
@@ -66,19 +66,10 @@ def fine_tune(
     return checkpoint
 
 
-def _as_text(start: str, path: Path) -> dict[str, Any]:
-    """Return the changes that make a pretraining config continue a language model on texts."""
-    fields = _start.fields(start)
-    where, which = _wire.located(start)
-    text = where if which is None else where / "data" / "tokenizer"
-    return {
-        **{f"model.{name}": value for name, value in fields.items() if name != "name"},
-        "model.name": fields["name"],
-        "data.path": str(path),
-        "tokenizer.name": "file",
-        "tokenizer.path": str(text),
-        "sample": "0 steps",
-    }
+def _continued(start: str) -> str:
+    """Return the shipped config that goes on with a model on plain texts."""
+    name = _start.fields(start)["name"]
+    return f"pretrain/adapt_{name}"
 
 
 def _file(rows: Any, path: Path, name: str) -> Path:

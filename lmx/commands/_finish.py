@@ -61,18 +61,26 @@ def finish(session: Session, made: int, say: Any) -> None:
     page.write(session.workdir)
 
 
+def _usable(session: Session, lmx: str, run: str) -> str:
+    """Return what to do with a model that writes no text."""
+    if session.feed.unit == "tokens":
+        return f"  {lmx} train --config finetune/classify --config.start={run} --workdir OTHER ..."
+    return f"  {lmx} predict --checkpoint {run} --data FILE"
+
+
 def closing(session: Session, made: int, again: str) -> str:
     """Return what was made, where, and what to try next."""
     work, lmx = session.workdir, _platform.program()
     best = session.kept.best() if session.config["keep"]["restore"] else None
     step = made if best is None else best
     figures = session.kept.facts(step)["figures"]
-    texts = session.feed.unit == "tokens"
+    texts = "samples" in session.config
     made_of = {
         "report.html": "curves, data, config: open it in a browser",
         "checkpoints": f"steps {', '.join(map(str, session.kept.steps()))}",
         "export": "Hugging Face folder",
         "metrics.json": "figures with their intervals",
+        "errors.jsonl": "the validation examples with the highest loss, sorted by it",
         "predictions.jsonl": "what the model says of each validation example",
         "metrics.jsonl": "figures during training; also in events (TensorBoard)",
         "samples.jsonl": "texts written during training",
@@ -89,6 +97,6 @@ def closing(session: Session, made: int, again: str) -> str:
             *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
-            *(following if texts else [f"  {lmx} predict --checkpoint {run} --data FILE"]),
+            *(following if texts else [_usable(session, lmx, run)]),
         ]
     )

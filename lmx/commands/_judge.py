@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lmx import metrics
+from lmx import tokenizer as tokenizers_
 from lmx.batches import sorted_batches
-from lmx.commands import _build, _examples
+from lmx.commands import _build, _examples, _responses
 from lmx.core import log, plugin
 from lmx.core.types import Model
 from lmx.training import predict
@@ -24,18 +26,30 @@ SAMPLES = 1000
 class Judge:
     """A task's way from parameters to predictions and figures.
 
-    config: a run's, whole; its `facts` are what the training split told. filler: the id that fills rows up.
+    config: a run's, whole; its `facts` are what the training split told. responses: None where the task's
+    models write none.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], task: ModuleType, *, filler: int, model: Model, mesh: Mesh
+        self,
+        config: Mapping[str, Any],
+        task: ModuleType,
+        *,
+        text: tokenizers_.Tokenizer,
+        model: Model,
+        mesh: Mesh,
     ) -> None:
         self._config, self._task, self._mesh = config, task, mesh
+        self.responses = (
+            _responses.Responses(config, task, text=text, model=model, mesh=mesh)
+            if _responses.writes(config)
+            else None
+        )
         batch = config["batch"]
         self._shape = {
             "size": batch["size"],
             "per_token": task.PER_TOKEN,
-            "filler": filler,
+            "filler": text.filler,
             "longest": batch["length"],
             "multiple": batch["multiple"],
         }
@@ -49,13 +63,30 @@ class Judge:
     ) -> tuple[list[dict[str, Any]], float]:
         """Return (a prediction of each example, the mean loss). targets: whether the examples have them; the
         loss is NaN without."""
+        outputs, loss = self._outputs(params, split, targets)
+        found: list[dict[str, Any]] = self._told("decode", split, outputs)
+        return found, loss
+
+    def examined(
+        self, params: Any, split: _examples.Split
+    ) -> tuple[list[dict[str, Any]], float, list[float] | None]:
+        """Return (a prediction of each example, the mean loss, the loss of each), None where the task has no
+        loss of one example."""
+        outputs, loss = self._outputs(params, split, targets=True)
+        each = self._told("losses", split, outputs) if hasattr(self._task, "losses") else None
+        return self._told("decode", split, outputs), loss, each
+
+    def _outputs(self, params: Any, split: _examples.Split, targets: bool) -> tuple[dict[str, Any], float]:
         batches = sorted_batches(split.encoded.features, **self._shape)
         run = self._with_loss if targets else self._alone
         outputs, sums = predict.over(run, params, batches, mesh=self._mesh)
-        options = _build.options_of(self._config, "decode")
-        facts = self._config["facts"]
-        found = self._task.decode(split.examples, split.encoded, outputs, facts=facts, **options)
-        return found, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
+        return outputs, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
+
+    def _told(self, function: str, split: _examples.Split, outputs: Mapping[str, Any]) -> Any:
+        """Return what one of the task's functions makes of outputs."""
+        options = _build.options_of(self._config, function)
+        of = getattr(self._task, function)
+        return of(split.examples, split.encoded, outputs, facts=self._config["facts"], **options)
 
     def references(self, split: _examples.Split) -> list[dict[str, Any]]:
         """Return what the examples say themselves, one dict each."""
@@ -84,21 +115,61 @@ class Judge:
             )
         return found
 
+    def judged(self, params: Any, split: _examples.Split) -> Judged:
+        """Return what the model says of a split whose examples have targets, responses written out, and how
+        good that is."""
+        predictions, loss, losses = self.examined(params, split)
+        references = self.references(split)
+        figures = self.figures(predictions, references, loss)
+        intervals = self.intervals(predictions, references)
+        if self.responses is None:
+            return Judged(predictions, references, losses, figures, intervals, {})
+        texts, counts = self.responses.write(params, self.responses.chosen(split.examples))
+        wanted = references[: len(texts)]
+        rest: list[dict[str, Any]] = [{}] * (len(predictions) - len(texts))
+        return Judged(
+            [{**one, **more} for one, more in zip(predictions, [*texts, *rest], strict=True)],
+            references,
+            losses,
+            figures | self.responses.figures(texts, wanted),
+            intervals | self.responses.intervals(texts, wanted, samples=SAMPLES),
+            {"responses": self.responses.told(counts, wanted)},
+        )
 
-def write(
-    folder: Path,
-    predictions: Sequence[Mapping[str, Any]],
-    references: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]],
-) -> None:
+    def said(self, params: Any, split: _examples.Split) -> list[dict[str, Any]]:
+        """Return a prediction of each example, which need have no targets; a response where the task is to
+        write one."""
+        if self.responses is None:
+            return self.predictions(params, split, targets=False)[0]
+        texts, _ = self.responses.write(params, split.examples)
+        return [{name: one[name] for name in ("text", "ended")} for one in texts]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model says of a split, and how good that is.
+
+    losses: of each example; None where the task has none. more: what belongs beside the figures, such as how
+    responses were generated.
+    """
+
+    predictions: Sequence[Mapping[str, Any]]
+    references: Sequence[Mapping[str, Any]]
+    losses: Sequence[float] | None
+    figures: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    more: Mapping[str, Any]
+
+
+def write(folder: Path, found: Judged) -> None:
     """Write predictions.jsonl and metrics.json into a run's folder, each whole or not at all."""
-    rows = [{**one, "reference": two} for one, two in zip(predictions, references, strict=True)]
+    rows = [{**one, "reference": two} for one, two in zip(found.predictions, found.references, strict=True)]
     text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
     log.write_whole(folder / "predictions.jsonl", text.encode())
     whole = {
-        "examples": len(predictions),
-        "figures": log.plain(figures),
-        "intervals": {"level": 0.95, **log.plain(intervals)},
+        "examples": len(rows),
+        **found.more,
+        "figures": log.plain(found.figures),
+        "intervals": {"level": 0.95, **log.plain(found.intervals)},
     }
     log.write_whole(folder / "metrics.json", (json.dumps(whole, indent=2) + "\n").encode())

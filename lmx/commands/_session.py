@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lmx import optim
-from lmx.commands import _bodies, _build, _packed, _start, _supervised
+from lmx.commands import _bodies, _build, _packed, _start, _supervised, prepare
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
-from lmx.commands.prepare import prepare
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
 from lmx.core import tree
@@ -38,12 +37,15 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
     mesh = mesh_.make(**config["mesh"])
     mesh_.check_batch(config["batch"]["size"], mesh)
     feed: Feed
-    if config_.base_of(config) == "base":
-        folder, manifest = prepare(config, workdir, say=say)
-        resolved = _packed.resolve(config, manifest, folder)
+    if config_.pretraining(config):
+        own = "name" in config["model"]
+        folder, manifests = prepare.every(config, workdir, say=say)
+        resolved = _packed.resolve(_bodies.completed(config, workdir), manifests[0], folder)
         model = _build.model(resolved)
-        feed = _packed.Packed(resolved, workdir, manifest, model=model, mesh=mesh)
+        feed = _packed.Packed(resolved, workdir, manifests, model=model, mesh=mesh)
         start = partial(_start.params, resolved, model)
+        if not own:
+            start = partial(_bodies.params, resolved, model, say=say)
     else:
         prepared = _supervised.prepare(config, workdir, say=say)
         _supervised.keep(prepared)
@@ -85,6 +87,7 @@ class Session:
             seed=config["seed"],
             mesh=mesh,
             parts=config["batch"]["parts"],
+            whole=getattr(_build.task(config), "whole", dict),
         )
         self.kept = checkpoints.Checkpoints(
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]

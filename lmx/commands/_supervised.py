@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
 from lmx.batches import Bucketed
-from lmx.commands import _bodies, _build, _examples, _judge
+from lmx.commands import _bodies, _build, _examined, _examples, _judge
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Objective
 
@@ -98,7 +98,9 @@ class Supervised:
         config, task = prepared.config, prepared.task
         self._prepared, self._model = prepared, model
         batch, filler = config["batch"], prepared.text.filler
-        self.judge = _judge.Judge(config, task, filler=filler, model=model, mesh=mesh)
+        self.judge = _judge.Judge(config, task, text=prepared.text, model=model, mesh=mesh)
+        if self.judge.responses is not None:
+            self.judge.responses.check(prepared.splits["validation"].examples, "validation")
         self.batches = Bucketed(
             prepared.splits["train"].encoded.features,
             size=batch["size"],
@@ -132,17 +134,19 @@ class Supervised:
         return self.judge.figures(found, self.judge.references(split), loss)
 
     def finish(self, params: Any, workdir: Path) -> None:
-        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals.
+        """Write predictions.jsonl and metrics.json: each validation example, and figures with intervals; and
+        errors.jsonl and plots.json: those with the highest loss, and what the report's pictures show.
 
         Where they are there already, the run was at its end before.
         """
         if (workdir / "metrics.json").exists():
             return
         split = self._prepared.splits["validation"]
-        found, loss = self.judge.predictions(params, split)
-        wanted = self.judge.references(split)
-        figures = self.judge.figures(found, wanted, loss)
-        _judge.write(workdir, found, wanted, figures, self.judge.intervals(found, wanted))
+        judged = self.judge.judged(params, split)
+        fields = [field.name for field in self._prepared.task.FIELDS if not field.target]
+        names = self._prepared.config["facts"].get("names", ())
+        _examined.write(workdir, split.examples, judged, fields=fields, names=names)
+        _judge.write(workdir, judged)
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return nothing: these models write no text."""

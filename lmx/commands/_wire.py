@@ -122,7 +122,7 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
         raise UserError(f"{error}{hint}") from error
     data = data_folder(facts["config"], folder)
     config = dict(facts["config"])
-    if config_.base_of(config) == "base":
+    if config_.pretraining(config):
         config["data"] = {**config["data"], "folder": str(data)}
     text = data / "tokenizer"
     return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
@@ -135,8 +135,25 @@ def resumes(workdir: Path) -> bool:
 
 def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
     """Return where the data of a run lie: prepared rows in a folder of their own, or the run's."""
-    own = config["data"]["folder"] if config_.base_of(config) == "base" else None
+    own = config["data"]["folder"] if config_.pretraining(config) else None
     return Path(own or workdir / "data")
+
+
+def tokenizer_folder(reference: str) -> Path:
+    """Return the folder of the tokenizer that lies with a checkpoint; no weights are read.
+
+    Errors: UserError where there is none.
+    """
+    folder, which = located(reference)
+    if which is not None:
+        folder = folder / "data" / "tokenizer"
+        own = read_json(folder.parents[1] / "config.json").get("data", {}).get("folder")
+        folder = folder if own is None else Path(own) / "tokenizer"
+    if not tokenizers_.exists(folder):
+        raise UserError(f"{reference} has no tokenizer with it; put its files beside the weights")
+    if which is None:
+        tokenizers_.probe(folder)
+    return folder
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:

@@ -58,15 +58,14 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     if options.split == "test" and options.data is None:
         _lock(Path(options.checkpoint.partition("@")[0]))
     split = applied.split(rows, targets=True)
-    predictions, loss = applied.judge.predictions(found.params, split)
-    references = applied.judge.references(split)
-    figures = applied.judge.figures(predictions, references, loss)
+    judged = applied.judge.judged(found.params, split)
     return {
         "split": options.split if options.data is None else str(options.data),
         "step": found.step,
-        "examples": len(predictions),
-        **log.plain(figures),
-        "intervals": log.plain(applied.judge.intervals(predictions, references)),
+        "examples": len(judged.predictions),
+        **judged.more,
+        **log.plain(judged.figures),
+        "intervals": log.plain(judged.intervals),
     }
 
 
@@ -88,12 +87,11 @@ def _lock(run: Path) -> None:
 
 
 def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
-    """Return loss, perplexity and bits per byte on prepared rows."""
+    """Return the figures of the task on prepared rows."""
     from lmx import batches
-    from lmx.commands import _build, _wire
+    from lmx.commands import _build, _packed, _wire
     from lmx.core import mesh as mesh_
     from lmx.core import rows as codec
-    from lmx.metrics import perplexity
     from lmx.sources import rows
     from lmx.training import evaluate
 
@@ -116,8 +114,22 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     size = max(1, round((options.batch or 32) / mesh.size)) * mesh.size
     task = _build.task(found.config, needs=_build.TRAINED)
     objective = _build.objective(found.config, _build.model(found.config))
-    whole = batches.whole(source, size=size, encode=task.encode)
+    _fits(found, manifest, folder)
+    text = _wire.tokenizer(found)
+    encode = _build.encoder({"seed": 0, **found.config}, text.vocabulary())
+    whole = batches.whole(source, size=size, encode=encode)
     sums = evaluate.over(evaluate.build(objective, mesh=mesh), found.params, whole, mesh=mesh)
-    split = manifest["splits"][options.split]
-    figures = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1)).finish(sums)
+    figures = _packed.metric(task, manifest["splits"][options.split]).finish(sums)
     return {"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}
+
+
+def _fits(found: Checkpoint, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where the task reads rows of another layout."""
+    from lmx.commands import prepare
+
+    wanted, there = prepare.layout_of(found.config), manifest["settings"]["layout"]
+    if wanted != there:
+        raise UserError(
+            f"{folder} holds rows laid out as {there}, but {found.config['task']['name']} reads {wanted}; "
+            "prepare rows for it"
+        )

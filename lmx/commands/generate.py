@@ -26,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Print each prompt with its continuation."""
-    from lmx.commands import _face, _platform
+    """Print each prompt with its continuation, or, on a line of its own, its response."""
+    from lmx.commands import _face, _platform, _responses
 
     _platform.start()
     found = _face.load(options.checkpoint)
@@ -40,5 +40,6 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         top_k=options.top_k or None,
         seed=options.seed,
     )
-    print("\n\n".join(f"{prompt}{text}" for prompt, text in zip(prompts, texts, strict=True)))
+    between = "\n" if _responses.writes(found.config) else ""
+    print("\n\n".join(f"{prompt}{between}{text}" for prompt, text in zip(prompts, texts, strict=True)))
     return 0

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         applied, options.data, split="test", where=where, format=options.format, targets=False
     )
     split = applied.split(found, targets=False)
-    predictions, _ = applied.judge.predictions(applied.found.params, split, targets=False)
+    predictions = applied.judge.said(applied.found.params, split)
     rows = [
         {**({"id": example["id"]} if "id" in example else {}), **log.plain(one)}
         for example, one in zip(split.examples, predictions, strict=True)

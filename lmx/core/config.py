@@ -39,14 +39,22 @@ NULLABLE = ("samples.top_k", "start")
 TEXT = ("text", "stdlib")
 """Values of `data.name` by which a config is one of pretraining; any other is a source of examples."""
 
-FREE = {"base": ("model", "optim"), "finetune/base": ("model", "optim", "task", "data")}
+FREE = {
+    "base": ("model", "optim", "task"),
+    "pretrain/encoder": ("model", "optim", "task"),
+    "finetune/base": ("model", "optim", "task", "data"),
+}
 """Base -> sections whose fields belong to the file that they name, which checks them itself."""
 
-OPEN = {"base": ("optim",), "finetune/base": ("model", "optim", "task", "data")}
-"""Base -> sections that may get fields which the base has not."""
+OPEN = {
+    "base": ("optim", "task"),
+    "pretrain/encoder": ("optim", "task"),
+    "finetune/base": ("optim", "task", "data"),
+}
+"""Base -> sections that may get fields which the base has not; so may a model that is the start's."""
 
 DURATIONS = (
-    *("total", "log", "evaluate", "save", "sample"),
+    *("total", "log", "evaluate", "save", "sample", "long.last"),
     *("optim.warmup", "optim.every", "optim.cooldown", "optim.timescale"),
 )
 """Fields that hold a duration."""
@@ -64,7 +72,7 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
     Values have to be of the base's types, too.
     """
     kind = base_of(config) if base is None else ""
-    if kind != "base" and "tokenizer" in config and base is None:
+    if kind == "finetune/base" and "tokenizer" in config and base is None:
         raise UserError(
             f"data.name={config['data']['name']!r}; expected {' or '.join(TEXT)}, or, for examples, "
             "a config that begins with inherit('finetune/base')"
@@ -91,10 +99,18 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
 
 
 def base_of(config: Any) -> str:
-    """Return the name of the shipped base that a config follows: that of pretraining, or of fine-tuning."""
+    """Return the name of the shipped base that a config follows: one of pretraining, or that of
+    fine-tuning."""
     data = config.get("data")
     name = data["name"] if isinstance(data, (Mapping, ConfigDict)) and "name" in data else "text"
-    return "base" if name in TEXT else "finetune/base"
+    if name not in TEXT:
+        return "finetune/base"
+    return "pretrain/encoder" if "long" in config else "base"
+
+
+def pretraining(config: Any) -> bool:
+    """Tell whether a config is one of pretraining, on rows of text, and not of fine-tuning on examples."""
+    return base_of(config) != "finetune/base"
 
 
 def load(reference: str) -> ConfigDict:
@@ -150,7 +166,7 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
     A value that is no text has to be of that type: `{"optim.rate": 1e-3}`. Paths reach into tuples, too:
     `wrappers[0].rank`. Errors: UserError for an unknown key ("did you mean") and for a value of another type.
     """
-    spacious = OPEN[base_of(config)]
+    spacious = OPEN[base_of(config)] + (("model",) if "name" not in config.get("model", {"name": ""}) else ())
     for path, value in changes.items():
         parts = re.findall(r"[^.\[\]]+|\[\d+\]", path)
         if not parts:
@@ -327,6 +343,12 @@ def _canonical(duration: Any) -> Any:
         return (float(match[1]), match[2].removesuffix("s") or "step") if match else duration
     except ValueError:
         return duration
+
+
+def nothing(duration: Any) -> bool:
+    """Tell whether a duration is none at all, such as '0%'."""
+    amount = _canonical(duration)
+    return isinstance(amount, tuple) and amount[0] == 0
 
 
 def plain(config: Any) -> Any:

@@ -198,6 +198,18 @@ def probabilities(logits: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, (shares / shares.sum()).tolist(), strict=True))
 
 
+def nats(logits: np.ndarray, place: int) -> float:
+    """Return -log p of the class at a place, of logits (C,), in f64."""
+    wide = logits.astype(np.float64)
+    most = wide.max()
+    return float(most + np.log(np.exp(wide - most).sum()) - wide[place])
+
+
+def label_nats(encoded: Encoded, logits: Sequence[np.ndarray]) -> list[float]:
+    """Return -log p of each feature's `labels` (), one feature being one example."""
+    return [nats(row, int(feature["labels"])) for feature, row in zip(encoded.features, logits, strict=True)]
+
+
 def best(scores: Mapping[str, float]) -> str:
     """Return the name with the highest score, the first of equal ones."""
     return max(scores, key=lambda name: scores[name])

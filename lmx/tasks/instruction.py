@@ -10,6 +10,7 @@ the end symbol.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,11 @@ import numpy as np
 from lmx.core.errors import UserError
 from lmx.core.examples import Encoded, Example, Feature, Field
 from lmx.core.types import IGNORED, Array, Batch, Model, Outputs, Params, Sums, Taps
-from lmx.tasks import _cross_entropy, _examples, _heads, _templates, _turns, causal_lm
+from lmx.tasks import _cross_entropy, _examples, _heads, _templates, _turns, _written, causal_lm
+from lmx.tasks._written import TEXT_METRICS as TEXT_METRICS
+from lmx.tasks._written import decode_texts as decode_texts
+from lmx.tasks._written import text_metrics as text_metrics
+from lmx.tasks._written import writing as writing
 
 FIELDS = (
     Field("id", required=False),
@@ -36,14 +41,6 @@ PER_TOKEN = ("input_ids", "labels")
 OUTPUTS = ("nats",)
 METRICS: tuple[tuple[str, dict[str, Any]], ...] = (("perplexity", {}),)
 SCORE = "loss"
-
-TEXT_METRICS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "plain": (("bleu", {}), ("rouge", {}), ("distinct", {})),
-    "dialogue": (("bleu", {}), ("distinct", {})),
-    "summary": (("rouge", {"stemmer": True}),),
-    "translation": (("bleu", {}),),
-}
-"""Template -> the metrics of generated texts; a pattern of the user's own has those of "plain"."""
 
 REPLIES = ("last", "second")
 
@@ -302,6 +299,21 @@ def decode(
     return found
 
 
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[float]:
+    """Return -log p of each example's responses, in nats per token; NaN where there is none."""
+    nats, tokens = np.zeros(len(examples)), np.zeros(len(examples))
+    for feature, index, found in zip(encoded.features, encoded.origin, outputs["nats"], strict=True):
+        nats[index] += float(found)
+        tokens[index] += np.sum(feature["labels"] != IGNORED)
+    return [float(n / t) if t else math.nan for n, t in zip(nats, tokens, strict=True)]
+
+
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the `references` of each example: texts that would be right."""
     return [{"references": list(one)} for one in _examples.targets(examples, "references")]
@@ -313,7 +325,7 @@ def prompts(
     *,
     facts: Mapping[str, Any],
     length: int,
-    new_tokens: int,
+    new_tokens: int = _written.NEW_TOKENS,
     template: str | None = None,
     history: int | None = None,
     speakers: Sequence[str] | None = None,
@@ -337,29 +349,3 @@ def prompts(
         counts["prompts cut"] = sum(window.prompt_cut for window in found)
         counts["turns left out"] = sum(window.first for window in found)
     return [window.ids for window in found]
-
-
-def decode_texts(
-    token_lists: Sequence[Sequence[int]],
-    tokenizer: _templates.Writer,
-    examples: Sequence[Example],
-    *,
-    new_tokens: int | None = None,
-) -> list[dict[str, Any]]:
-    """Return `text` and `ended` of each generated response, one of each example.
-
-    token_lists: new ids without the prompt's; they are cut at the end symbol, and the space around the text
-    is removed. ended: whether the response ended by itself. new_tokens: the most that the decoder gave; it
-    leaves the end symbol out, so that fewer than these say that there was one.
-    Errors: UserError where there are not as many lists as examples.
-    """
-    if len(token_lists) != len(examples):
-        raise UserError(f"{len(token_lists)} responses for {len(examples)} examples; expected one of each")
-    stop = _templates.end(tokenizer)
-    found = []
-    for tokens in token_lists:
-        ids = list(tokens)
-        ended = stop in ids or (new_tokens is not None and len(ids) < new_tokens)
-        ids = ids[: ids.index(stop)] if stop in ids else ids
-        found.append({"text": tokenizer.decode(ids, skip_special=True).strip(), "ended": ended})
-    return found

@@ -155,6 +155,17 @@ def decode(
     return [{"label": _examples.best(scores), "scores": scores} for scores in scored]
 
 
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[float]:
+    """Return -log p of each example's label, in nats: the cross-entropy, whatever was trained with."""
+    return _examples.label_nats(encoded, outputs["logits"])
+
+
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return {"label": place} of each example. Errors: UserError for an example without."""
     return [{"label": place} for place in _examples.targets(examples, "label")]

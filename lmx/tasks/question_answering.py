@@ -342,6 +342,24 @@ def _prediction(
     }
 
 
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[float]:
+    """Return -log p of each example's start and end together, in nats, the mean of its windows: of the first
+    token in those that do not hold the answer, as in training. The softmax leaves padding out."""
+    found: list[list[float]] = [[] for _ in examples]
+    logits = (outputs[name] for name in OUTPUTS)
+    for feature, index, *edges in zip(encoded.features, encoded.origin, *logits, strict=True):
+        start, end = (_tokens.real(edge, feature, "logits") for edge in edges)
+        places = int(feature["start_positions"]), int(feature["end_positions"])
+        found[index].append(_examples.nats(start, places[0]) + _examples.nats(end, places[1]))
+    return [float(np.mean(those)) for those in found]
+
+
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the right `answers` of each example, [] where there is none."""
     return [{"answers": [answer["text"] for answer in example["answers"]]} for example in examples]

@@ -169,6 +169,19 @@ def decode(
     return found
 
 
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+    scale: Sequence[float] = (0.0, 1.0),
+) -> list[float]:
+    """Return each pair's squared error, on the scale of the data."""
+    told = decode(examples, encoded, outputs, facts=facts, scale=scale)
+    return [(one["value"] - example["value"]) ** 2 for one, example in zip(told, examples, strict=True)]
+
+
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return {"value": number} of each example, as it came. Errors: UserError for an example without."""
     return [{"value": value} for value in _examples.targets(examples, "value")]

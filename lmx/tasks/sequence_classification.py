@@ -246,6 +246,27 @@ def decode(
     return found
 
 
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+    multi_label: bool = False,
+) -> list[float]:
+    """Return -log p of each example's label, in nats: the cross-entropy, whatever was trained with.
+
+    multi_label: of all its labels together: the sum over all names of a yes or a no.
+    """
+    if not multi_label:
+        return _examples.label_nats(encoded, outputs["logits"])
+    found = []
+    for feature, logits in zip(encoded.features, outputs["logits"], strict=True):
+        wide = logits.astype(np.float64)
+        found.append(float(np.logaddexp(0.0, np.where(feature["labels"] > 0, -wide, wide)).sum()))
+    return found
+
+
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return {"label": name}, or {"labels": names}, of each example.
 

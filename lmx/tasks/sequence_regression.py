@@ -145,6 +145,19 @@ def decode(
     return [{"value": one[0] if len(one) == 1 else one} for one in values]
 
 
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[float]:
+    """Return each example's squared error in the units of the data, the mean of its numbers."""
+    told = decode(examples, encoded, outputs, facts=facts)
+    gaps = [np.subtract(one["value"], example["value"]) for one, example in zip(told, examples, strict=True)]
+    return [float(np.mean(np.square(gap))) for gap in gaps]
+
+
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return {"value": number} of each example, as it came. Errors: UserError for an example without."""
     return [{"value": value} for value in _examples.targets(examples, "value")]

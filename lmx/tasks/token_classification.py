@@ -6,6 +6,7 @@ the choice of the one with most context, as section 4.2's code does for question
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -211,6 +212,25 @@ def decode(
         for word, label, share in zip(feature["word_index"][places], chosen, shares, strict=True):
             tags[index][word], sure[index][word] = names[label], float(share[label])
     return [{"tags": those, "probabilities": shares} for those, shares in zip(tags, sure, strict=True)]
+
+
+def losses(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    *,
+    facts: Mapping[str, Any],
+) -> list[float]:
+    """Return -log p of each example's tags, in nats, the mean of its words that the model saw; NaN where it
+    saw none."""
+    names = list(facts["names"])
+    found: list[list[float]] = [[] for _ in examples]
+    for feature, index, output in zip(encoded.features, encoded.origin, outputs["logits"], strict=True):
+        labels, _ = _tags.labels(examples[index]["tags"], names)
+        logits = _tokens.real(output, feature, "logits")
+        for token in np.flatnonzero(feature["word_index"] >= 0):
+            found[index].append(_examples.nats(logits[token], labels[feature["word_index"][token]]))
+    return [float(np.mean(those)) if those else math.nan for those in found]
 
 
 def references(examples: Sequence[Example], *, facts: Mapping[str, Any]) -> list[dict[str, Any]]:

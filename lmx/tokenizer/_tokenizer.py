@@ -16,6 +16,7 @@ from lmx.core.errors import UserError
 from lmx.core.examples import Cut, Row
 from lmx.core.log import write_whole
 from lmx.core.rows import canonical
+from lmx.core.vocabulary import Vocabulary
 from lmx.tokenizer._files import blamed
 from lmx.tokenizer._forms import made_by_class
 from lmx.tokenizer._rows import encode
@@ -189,6 +190,21 @@ class Tokenizer:
                 words=words,
                 direction=self.settings.truncation_side,
             )
+
+    def vocabulary(self) -> Vocabulary:
+        """Return what hiding words needs to know of the ids.
+
+        An id continues a word where its piece is marked so (WordPiece's `##`), or, in a byte-level
+        vocabulary, where it begins with a letter or a figure and not with a space.
+        """
+        added = self._backend.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        vocab = self._backend.get_vocab(with_added_tokens=True)
+        special |= {vocab[name] for name in self.settings.special.values()}
+        inner = np.zeros(self.vocab_size, bool)
+        for piece, index in vocab.items():
+            inner[index] = piece[:1].isalnum() if self._byte_level else piece.startswith("##")
+        return Vocabulary(self.vocab_size, self.mask_id, np.array(sorted(special), np.int32), inner)
 
     def check_vocabulary(self, size: int, where: str) -> None:
         """Raise UserError where a model with `size` embeddings cannot take every id; `where` names the model.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
 from lmx.core import rng, tree
-from lmx.core.types import Batch, Model, Objective, Sums
+from lmx.core.types import Array, Batch, Model, Objective, Sums
 from lmx.training import accumulate
 from lmx.training.state import State
 
@@ -26,20 +28,22 @@ def build(
     seed: int,
     mesh: Mesh,
     parts: int = 1,
+    whole: Callable[[Batch], Batch] = dict,
 ) -> Step:
     """Return (state, batch) -> (new state, sums); the old state's buffers are given up (donated).
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
     derives from (seed, step, "dropout"). parts: the batch is taken in so many parts, one after the other, in
-    the memory of one. The sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
+    the memory of one. whole: adds to a batch what the objective needs of all of it, before it is cut. The
+    sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Sums]:
+    def step(seed: Array, state: State, batch: Batch) -> tuple[State, Sums]:
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, model.trainable(state.params))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
-        summed, weight, sums = of(chosen, batch)
+        summed, weight, sums = of(chosen, whole(batch))
         share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
         gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, chosen)
@@ -49,5 +53,6 @@ def build(
             "grad_norm": optax.tree.norm(gradients),
         }
 
-    whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+    same, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
+    made = jax.jit(step, donate_argnums=1, in_shardings=(same, same, rows), out_shardings=(same, same))
+    return partial(made, np.uint32(seed))  # no constant, so that every seed shares what is compiled

@@ -85,6 +85,7 @@ PLANTED = {
     "door-grain": ("lmx/training/__init__.py", "import grain"),
     "door-array-record": ("data_prep/__init__.py", "from array_record.python import array_record_module"),
     "door-tensorboardx": ("lmx/report.py", "import tensorboardX"),
+    "door-matplotlib": ("lmx/report.py", "import matplotlib.pyplot"),
     "door-tensorflow-datasets": ("lmx/tasks/__init__.py", "import tensorflow_datasets"),
     "door-apache-beam": ("lmx/sources/__init__.py", "import apache_beam"),
     "door-sklearn": ("lmx/training/__init__.py", "import sklearn.metrics"),

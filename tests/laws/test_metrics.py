@@ -84,6 +84,12 @@ def _draw_losses(rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"loss": 9 * rng.random(), "tokens": rng.randint(1, 9)}, {}
 
 
+def _draw_hidden(rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+    tokens = rng.randint(1, 9)
+    found = {"loss": 9 * rng.random(), "tokens": tokens, "correct": rng.randint(0, tokens)}
+    return found | {"next_loss": rng.random(), "pairs": 1, "next_correct": rng.randint(0, 1)}, {}
+
+
 CASES = {
     # Three of four.
     "accuracy": Case(_labels("a b b c"), _labels("a b a c"), {"accuracy": 0.75}, _draw_labels),
@@ -111,6 +117,14 @@ CASES = {
         _draw_texts,
         alone=True,
     ),
+    # Two of three texts came to their end.
+    "ended": Case(
+        [{"ended": True}, {"ended": False}, {"ended": True}],
+        [{}, {}, {}],
+        {"ended": 2 / 3},
+        lambda rng: ({"ended": rng.random() < 0.7}, {}),
+        alone=True,
+    ),
     # seqeval's README: of MISC (3, 5) and PER (0, 1), only PER is found; MISC is found a word too early.
     "entity_f1": Case(
         [{"tags": "O O B-MISC I-MISC I-MISC I-MISC O".split()}, {"tags": "B-PER I-PER O".split()}],
@@ -132,6 +146,22 @@ CASES = {
     ),
     # 2 true positives, 1 true negative, 1 false negative: 2 / sqrt(2 * 3 * 1 * 2).
     "matthews": Case(_labels("a a b b"), _labels("a a a b"), {"matthews": 2 / math.sqrt(12)}, _draw_labels),
+    # 24 bits over 8 hidden tokens, 5 of them found; 2 bits over 2 pairs, 1 of them told right.
+    "masked_lm": Case(
+        [
+            {"loss": 2 * math.log(2), "tokens": 2, "correct": 1}
+            | {"next_loss": math.log(2), "pairs": 1, "next_correct": 1},
+            {"loss": 22 * math.log(2), "tokens": 6, "correct": 4}
+            | {"next_loss": math.log(2), "pairs": 1, "next_correct": 0},
+        ],
+        [{}, {}],
+        {"loss": 4 * math.log(2), "masked_loss": 3 * math.log(2), "perplexity": 8.0}
+        | {"masked_accuracy": 0.625, "next_loss": math.log(2), "next_accuracy": 0.5},
+        _draw_hidden,
+        options={"pairs": True},
+        empty={"perplexity": 1.0},
+        alone=True,
+    ),
     "perplexity": Case(
         [{"loss": 2.0 * math.log(2), "tokens": 2}, {"loss": 22.0 * math.log(2), "tokens": 6}],
         [{}, {}],

@@ -22,6 +22,7 @@ from lmx.core.types import IGNORED, Array
 pytestmark = pytest.mark.smoke
 INTERFACE = ("PER_TOKEN", "OUTPUTS", "METRICS", "SCORE", "read", "learn", "head", "encode", "decode")
 INTERFACE += ("references", "attach", "loss", "AXES", "HF")
+WRITES = ("prompts", "writing", "text_metrics")  # of tasks whose models write texts: all of them, or none
 NAMES = [name for name in plugin.names("lmx.tasks") if hasattr(plugin.find("lmx.tasks", name), "FIELDS")]
 LENGTH = 48
 SIZES: dict[str, Any] = dict(vocab_size=270, positions=LENGTH, width=8, layers=1, heads=2, init_range=0.5)
@@ -99,9 +100,12 @@ def arrays(module: ModuleType, features: Any, longest: int = LENGTH) -> dict[str
 def test_a_task_has_the_whole_interface(name: str) -> None:
     module = plugin.find("lmx.tasks", name)
     assert [one for one in INTERFACE if not hasattr(module, one)] == []
+    assert len({hasattr(module, one) for one in (*WRITES, "decode_texts")}) == 1
     assert any(field.target for field in module.FIELDS)
     assert "id" in [field.name for field in module.FIELDS]
     for function in _build.ROUTED:
+        if function in WRITES and not hasattr(module, function):
+            continue
         for one in inspect.signature(getattr(module, function)).parameters.values():
             assert one.kind is not one.VAR_KEYWORD, f"{function} would take any option"
             if one.kind is one.KEYWORD_ONLY and one.name not in _build.PLAIN:
@@ -159,6 +163,32 @@ def test_from_a_raw_example_to_a_loss_and_a_prediction(
     for metric, given in module.METRICS:
         made = plugin.find("lmx.metrics", metric).metric(**given)
         assert made.finish(made.sums(told, wanted))
+
+
+# What an example's loss is, in units of the loss that trains: a cosine of 1 stands for a value of 3 here.
+SHARE = {"question_answering": 2.0, "sentence_similarity": 3.0**2}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_an_example_is_that_of_a_batch_of_it(name: str, text: tokenizer.Tokenizer) -> None:
+    """What numpy tells example by example against the loss that trains, in JAX, on one example at a time."""
+    options, raw = EXAMPLES[name][0]
+    options = {**options, "padding": False} if name == "question_answering" else options
+    module, config, examples, facts, encoded = prepared(name, options, raw, text)
+    built = _build.model(config)
+    params, loss = built.init(jax.random.key(0)), _build.loss(config)
+
+    @jax.jit
+    def told(batch: Any) -> Any:
+        outputs = built.apply(params, batch)
+        total, weight, _ = loss(outputs, batch)
+        return total / weight, {key: outputs[key][0] for key in module.OUTPUTS}
+
+    wanted, rows = zip(*(told(arrays(module, [feature])) for feature in encoded.features), strict=True)
+    assert encoded.origin == list(range(len(examples)))
+    outputs = {key: [np.asarray(row[key]) for row in rows] for key in module.OUTPUTS}
+    found = module.losses(examples, encoded, outputs, facts=facts, **_build.options_of(config, "losses"))
+    np.testing.assert_allclose(found, np.array(wanted) * SHARE.get(name, 1.0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "options", "raw"), CASES)

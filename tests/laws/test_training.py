@@ -112,6 +112,17 @@ def test_decay_reaches_matrices_only() -> None:
         assert on == path.endswith(("kernel", "embedding")), path
 
 
+def test_every_seed_takes_the_same_program() -> None:
+    """So that runs that differ in the seed alone compile nothing twice."""
+    devices, built, chain = mesh.make(1), model(), optimizer()
+    now = state.start(built, chain, seed=0, mesh=devices)
+    texts = []
+    for seed in (3, 2**32 - 1):
+        update: Any = step.build(built, causal_lm.objective(built), chain, seed=seed, mesh=devices)
+        texts.append(update.func.lower(*update.args, now, next(batches())).as_text())
+    assert texts[0] == texts[1]
+
+
 def test_start_depends_on_the_seed_alone() -> None:
     one = state.start(model(), optimizer(), seed=5, mesh=mesh.make(1))
     two = state.start(model(), optimizer(decay=0.3), seed=5, mesh=mesh.make(8))

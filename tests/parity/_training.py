@@ -238,11 +238,18 @@ def ours(
     )
     state = state_.start(built, optimizer, seed=0, mesh=mesh, params=found.params)
     given = [mesh_.put(batch, mesh) for batch in batches]
-    step = step_.build(built, _build.objective(config, built), optimizer, seed=0, mesh=mesh)
-    compiled = step.lower(state, given[0]).compile(compiler_options=options)  # type: ignore[attr-defined]
+    step: Any = step_.build(
+        built,
+        _build.objective(config, built),
+        optimizer,
+        seed=0,
+        mesh=mesh,
+        whole=getattr(_build.task(config), "whole", dict),
+    )
+    compiled = step.func.lower(*step.args, state, given[0]).compile(compiler_options=options)
     losses, norms = [], []
     for number in range(steps):
-        state, sums = compiled(state, given[number % len(given)])
+        state, sums = compiled(*step.args, state, given[number % len(given)])
         losses.append(float(sums["loss"]) / float(sums["weight"]))
         norms.append(float(sums["grad_norm"]))
     return losses, norms

@@ -86,6 +86,8 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"optim.clip": "0"}, ["optim.clip=0.0", "None for no clipping"]),
         ({"optim.end": "-0.1"}, ["optim.end=-0.1"]),
         ({"data.holdout": "2.0"}, ["data.holdout=2.0"]),
+        ({"data.seed": "-1"}, ["data.seed=-1; expected a whole number from 0"]),
+        ({"data.seed": "first"}, ["data.seed='first'; expected a whole number from 0"]),
     ],
 )
 def test_bad_values(

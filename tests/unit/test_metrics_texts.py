@@ -201,6 +201,21 @@ def test_rouge_lsum_without_newlines_is_rouge_l(scorer: Any) -> None:
         assert found["rougeLsum"] == pytest.approx(found["rougeL"], rel=1e-12)
 
 
+def test_rouge_lsum_parts_sentences_where_asked(scorer: Any) -> None:
+    """Texts in one line, as models write them: without the newlines the figure is silently that of rougeL."""
+    text, reference = "The cat sat. A dog ran 3.5 miles!", "A dog ran 3.5 miles! The cat sat."
+    parted = _figures(rouge.metric(sentences=True), [text], [[reference]])
+    theirs = scorer.RougeScorer(["rougeLsum"]).score(
+        "A dog ran 3.5 miles!\nThe cat sat.", "The cat sat.\nA dog ran 3.5 miles!"
+    )
+    assert parted["rougeLsum"] == theirs["rougeLsum"].fmeasure == 1.0
+    plain = _figures(rouge.metric(), [text], [[reference]])
+    assert plain["rougeLsum"] == plain["rougeL"] < 1.0
+    assert {**parted, "rougeLsum": 0} == {**plain, "rougeLsum": 0}  # nothing else is touched
+    given = "One. Two\nthree."
+    assert rouge.lines(given) == given  # its lines are its sentences
+
+
 def test_rouge_stems_only_where_asked(scorer: Any) -> None:
     assert _figures(rouge.metric(), ["cats sitting"], [["cat sits"]])["rouge1"] == 0.0
     assert _figures(rouge.metric(stemmer=True), ["cats sitting"], [["cat sits"]])["rouge1"] == 1.0

@@ -237,7 +237,7 @@ def test_a_resumed_run_is_bit_identical_and_never_compiled_again(name: str, tmp_
         if k == 3:
             kept.save(4, now.params, now.optimizer, facts={"loss": None})
             kept.wait()
-    assert update._cache_size() == 1  # type: ignore[attr-defined]
+    assert update.func._cache_size() == 1  # type: ignore[attr-defined]
     wanted = state.abstract(MODEL, made, mesh=devices)
     params, optimizer, _ = kept.restore(4, wanted.params, wanted.optimizer)
     assert float(optimizer.scale) == 0.25
