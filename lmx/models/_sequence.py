@@ -74,10 +74,11 @@ def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any]
     """Return the position of each token, (B or 1, T).
 
     As given in the batch; else counted over real tokens, those in the cache first, so that padding on the
-    left moves nothing.
+    left moves nothing. Padding behind the last token is counted on, as transformers does: a softmax over
+    places, that of question answering, sees it.
 
-    >>> position_ids({"attention_mask": jnp.array([[0, 0, 1, 1]])}, 4, None).tolist()
-    [[0, 0, 0, 1]]
+    >>> position_ids({"attention_mask": jnp.array([[0, 0, 1, 1], [1, 1, 0, 0]])}, 4, None).tolist()
+    [[0, 0, 0, 1], [0, 1, 2, 3]]
     """
     if "position_ids" in batch:
         return batch["position_ids"]
@@ -86,7 +87,9 @@ def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any]
         here = jax.lax.dynamic_slice_in_dim(filled, cache["length"], time, axis=1)
         return jnp.maximum(here, 0)
     if "attention_mask" in batch:
-        return jnp.maximum(jnp.cumsum(batch["attention_mask"].astype(jnp.int32), axis=1) - 1, 0)
+        real, places = batch["attention_mask"].astype(jnp.int32), jnp.arange(time)[None, :]
+        last = jnp.max(places * real, axis=1, keepdims=True)
+        return jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0) + jnp.maximum(places - last, 0)
     return jnp.arange(time)[None, :]
 
 

@@ -349,3 +349,10 @@ def test_a_model_in_f64_is_computed_in_f64() -> None:
 
 def test_tuning_the_allocator_is_harmless() -> None:
     assert memory.tune_allocator() in (True, False)
+
+
+def test_positions_go_on_behind_the_last_token() -> None:
+    """By hand: padding in front counts nothing, padding behind is counted on as transformers does."""
+    mask = jnp.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 0]])
+    found = _sequence.position_ids({"attention_mask": mask}, 4, None)
+    assert found.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 1, 2]]
