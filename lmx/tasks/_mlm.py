@@ -90,5 +90,5 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Array]:
         logits = outputs["hidden_logits"]
         labels = jnp.take_along_axis(labels, batch["hidden_positions"], axis=1)
     total, count = _heads.negative_log(logits, labels)
-    right = (jnp.argmax(logits, axis=-1) == labels) & (labels != IGNORED)
+    right = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels) & (labels != IGNORED)
     return total, count, jnp.sum(right).astype(total.dtype)

@@ -91,7 +91,7 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     tokens, hidden, correct = _mlm.loss(outputs, batch)
     wanted = batch["next_sentence_label"]
     follows, pairs = _heads.negative_log(outputs["next_logits"], wanted)
-    right = (jnp.argmax(outputs["next_logits"], axis=-1) == wanted).astype(tokens.dtype)
+    right = (jnp.argmax(outputs["next_logits"], axis=-1).astype(wanted.dtype) == wanted).astype(tokens.dtype)
     ratio = (batch if "hidden_per_pair" in batch else whole(batch))["hidden_per_pair"][0]
     # A batch without a hidden token still learns from its pairs.
     weight = hidden if "hidden_per_pair" in batch else jnp.maximum(hidden, 1)

@@ -276,7 +276,7 @@ def test_a_decoder_is_judged_by_its_last_real_token() -> None:
             "did you mean 'separator'.*; it has: labels, mul",
         ),
         ({"name": "sequence_classification", "facts": {}}, "task.facts: .* has no such option"),
-        ({"name": "masked_lm", "labels": 2}, "masked_lm has no such option; it has: none"),
+        ({"name": "masked_lm", "labels": 2}, "masked_lm has no such option; it has: share, unit"),
     ],
 )
 def test_bad_options_are_refused(task: dict[str, Any], message: str) -> None:

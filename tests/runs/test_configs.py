@@ -73,6 +73,11 @@ DATA: dict[str, dict[str, list[tuple[str, str]]]] = {
         "data.train": [("train.tsv", lines('gj04\t{bit}\t*\tThe "{word} sat {i}.'))],
         "data.validation": [("dev.tsv", lines("gj04\t{bit}\t\tA {word} sat.", count=9))],
     },
+    "completion": {"data.train": [("train.jsonl", lines('{{"prompt": "a {word}", "response": "no {i}"}}'))]},
+    "dialogue": {
+        "data.train": [("train.tsv", lines("A {word}? __eou__ No, {i}. __eou__\t1\t1\t0"))],
+        "data.validation": [("dev.tsv", lines("Hm. __eou__ A {word}! __eou__\t1\t1\t0", count=9))],
+    },
     "mrpc": {
         "data.train": [
             (
@@ -83,6 +88,11 @@ DATA: dict[str, dict[str, list[tuple[str, str]]]] = {
                 ),
             )
         ]
+    },
+    "multi": {
+        "tasks.sst2.data.train": [("sst2.tsv", lines("{word} {i}\t{bit}", "sentence\tlabel"))],
+        "tasks.stsb.data.train": [("stsb.csv", lines('"a {word}, {i}",a hen,{bit}.5'))],
+        "tasks.ncbi.data.train": [("ncbi.tsv", lines("The\tO\n{word}\tB-Disease\npox\tI-Disease\n"))],
     },
     "ncbi": {
         "data.train": [("train.tsv", lines("The\tO\n{word}\tB-Disease\npox\tI-Disease\n"))],
@@ -111,6 +121,14 @@ DATA: dict[str, dict[str, list[tuple[str, str]]]] = {
         "data.train": [("train.csv", lines('"a {word}, {i}",a hen,{bit}.5'))],
         "data.validation": [("dev.csv", lines("a {word},{i},{bit}.25", count=9))],
     },
+    "summary": {
+        "data.train": [
+            ("train.jsonl", lines('{{"source": ["A {word}.", "And {i}."], "target": ["{word}", "no"]}}'))
+        ]
+    },
+    "translation": {
+        "data.train": [("pairs.tsv", lines("ein {word} {i}\tone {word}", "prompt\tresponse"))],
+    },
 }
 
 
@@ -126,15 +144,24 @@ def test_each_config_of_fine_tuning_has_tiny_data() -> None:
 
 @pytest.mark.parametrize("name", [name for name in finetuning() if name in DATA])
 def test_a_config_of_fine_tuning_runs(name: str, tiny_starts: dict[str, Path], tmp_path: Path) -> None:
-    task = plugin.find("lmx.tasks", config.load(f"finetune/{name}").task.name)
+    shipped = config.load(f"finetune/{name}")
+    parts = shipped.get("tasks", {"": shipped})  # a run on several tasks holds out a part of each
+    tasks = {part: plugin.find("lmx.tasks", one.task.name) for part, one in parts.items()}
+    decoder = any("bert" not in task.HF for task in tasks.values())
     fields = {
-        "start": str(tiny_starts["bert" if "bert" in task.HF else "gpt2"]),
+        "start": str(tiny_starts["gpt2" if decoder else "bert"]),
         "total": "2 steps",
         "batch.size": "8",
         "batch.multiple": "64",
         "mesh.data": "1",
         "export": "False",
     }
+    if decoder:
+        fields |= {"task.new_tokens": "4", "batch.length": "64"}
+    for part in parts:
+        section = f"tasks.{part}.data" if part else "data"
+        if f"{section}.validation" not in DATA[name]:
+            fields[f"{section}.validation"] = "20%"
     for key, files in DATA[name].items():
         for file, content in files:
             (tmp_path / file).write_text(content, encoding="utf-8")
@@ -143,5 +170,7 @@ def test_a_config_of_fine_tuning_runs(name: str, tiny_starts: dict[str, Path], t
     words = [f"--config.{key}={value}" for key, value in fields.items()]
     assert main(["train", "--config", f"finetune/{name}", "--workdir", str(tmp_path / "run"), *words]) == 0
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    score = config.load(f"finetune/{name}").score or task.SCORE
-    assert score in told["figures"] and told["examples"] >= 1
+    for part, task in tasks.items():
+        judged = told["tasks"][part] if part else told
+        score = parts[part].get("score") or task.SCORE
+        assert score in judged["figures"] and judged["examples"] >= 1
