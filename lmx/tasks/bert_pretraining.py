@@ -92,9 +92,11 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     wanted = batch["next_sentence_label"]
     follows, pairs = _heads.negative_log(outputs["next_logits"], wanted)
     right = (jnp.argmax(outputs["next_logits"], axis=-1).astype(wanted.dtype) == wanted).astype(tokens.dtype)
-    ratio = (batch if "hidden_per_pair" in batch else whole(batch))["hidden_per_pair"][0]
-    # A batch without a hidden token still learns from its pairs.
-    weight = hidden if "hidden_per_pair" in batch else jnp.maximum(hidden, 1)
+    weight, ratio = hidden, jnp.maximum(hidden, 1) / jnp.maximum(pairs, 1)
+    if "hidden_per_pair" in batch:
+        ratio = batch["hidden_per_pair"][0].astype(tokens.dtype)
+    else:  # a batch without a hidden token still learns from its pairs
+        weight = jnp.maximum(hidden, 1)
     sums = {"loss": tokens, "tokens": hidden, "correct": correct}
     sums |= {"next_loss": follows, "pairs": pairs, "next_correct": jnp.sum(right)}
-    return tokens + follows * ratio.astype(tokens.dtype), weight, sums
+    return tokens + follows * ratio, weight, sums
