@@ -24,7 +24,7 @@ from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
 from lmx.training import loop, state, step
-from lmx.training.hooks import Hook
+from lmx.training.hooks import Hook, falls
 from lmx.training.members import Members
 from lmx.training.record import Recorder, diverged
 
@@ -117,7 +117,7 @@ class Session:
         if self.total < 1:
             raise UserError(f"config.total={self.config['total']!r}; expected at least one step")
         self.every = {
-            name: config_.steps(self.config[name], field=name, total=self.total, **self._unit)
+            name: config_.interval(self.config[name], field=name, total=self.total, **self._unit)
             for name in ("log", "evaluate", "save", "sample")
             if name in self.config
         }
@@ -217,7 +217,7 @@ class Session:
         if not (math.isfinite(norm) and state.finite(now.params)):
             what = f"the gradient norm is {norm}, or parameters are not finite"
             raise UserError(diverged(self.workdir, made, what))
-        planned = made == self.total or made % max(1, self.every["save"]) == 0
+        planned = made == self.total or falls(made, self.every["save"])
         changed = None
         if planned:  # a checkpoint without a figure could not be the best
             changed = self._evaluate(made, now, window)

@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict as ConfigDict
 
 from lmx.core.durations import canonical
+from lmx.core.durations import interval as interval
 from lmx.core.durations import nothing as nothing
 from lmx.core.durations import steps as steps
 from lmx.core.errors import UserError, did_you_mean, one_line

@@ -19,14 +19,30 @@ def steps(
     total: int | None = None,
     field: str = "",
 ) -> int:
-    """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
-
-    Rounded to the nearest step; a duration above nothing is at least one step. tokens_per_step: None where
-    steps have no fixed number of tokens.
-    Errors: UserError for another unit, and for a percentage where there is no total.
+    """Return a duration in steps: that of `interval`, rounded to the nearest; above nothing it is at least 1.
 
     >>> steps("2 epochs", tokens_per_step=100, steps_per_epoch=7.5)
     15
+    """
+    exact = interval(
+        duration, tokens_per_step=tokens_per_step, steps_per_epoch=steps_per_epoch, total=total, field=field
+    )
+    return max(1, round(exact)) if exact > 0 else 0
+
+
+def interval(
+    duration: str | int,
+    *,
+    tokens_per_step: int | None,
+    steps_per_epoch: float,
+    total: int | None = None,
+    field: str = "",
+) -> float:
+    """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
+
+    Not rounded, but a duration above nothing is at least one step. tokens_per_step: None where
+    steps have no fixed number of tokens.
+    Errors: UserError for another unit, and for a percentage where there is no total.
     """
     match = _DURATION.fullmatch(str(duration).lower())
     try:
@@ -47,7 +63,7 @@ def steps(
             + ("'2e9 tokens'" if total is None else "'2e9 tokens' or '6%'")
             + ("" if tokens_per_step else "; examples of a task have no fixed number of tokens")
         )
-    return max(1, round(exact)) if exact > 0 else 0
+    return max(1.0, exact) if exact > 0 else 0.0
 
 
 def canonical(duration: Any) -> Any:

@@ -101,12 +101,25 @@ class Block(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Array, layer: int, *, mask: Array, keys: Array | None, tapper: layers_.Tapper
+        self,
+        x: Array,
+        layer: int,
+        *,
+        mask: Array,
+        keys: Array | None,
+        tapper: layers_.Tapper,
+        first: bool = False,
     ) -> tuple[Array, dict[str, Any]]:
-        """(B, T, D) -> (B, T, D), and what the taps captured."""
-        config = self.config
+        """(B, T, D) -> (B, T, D), and what the taps captured. first: of the first place alone, (B, 1, D)."""
+        config, of = self.config, x.shape
         captured: dict[str, Any] = {}
         query, key, value = self.attn.project(x, config.heads)
+        if first:
+            x, query, mask = (
+                x[:, :1],
+                self.attn.query(x[:, :1]).reshape(len(x), 1, config.heads, -1),
+                mask[:, :, :1],
+            )
         mixed = blocks_.attention(
             query,
             key,
@@ -119,10 +132,13 @@ class Block(nnx.Module):
             site=4 * layer + 1,
             tapper=tapper,
             captured=captured,
+            of=of[1],
         )
-        out = functions.dropout(self.attn.out(mixed), config.dropout_hidden, keys, 4 * layer + 2)
+        out = functions.dropout(self.attn.out(mixed), config.dropout_hidden, keys, 4 * layer + 2, of)
         x = self.norm1(x + tapper("attn/out", out, layer, captured))
-        out = functions.dropout(self.mlp(x, config.activation), config.dropout_hidden, keys, 4 * layer + 3)
+        out = functions.dropout(
+            self.mlp(x, config.activation), config.dropout_hidden, keys, 4 * layer + 3, of
+        )
         x = self.norm2(x + tapper("mlp", out, layer, captured))
         return tapper("block", x, layer, captured), captured
 
@@ -167,14 +183,22 @@ def build(config: Config) -> Model:
         x = embed.bind(params["embed"])(ids, types, sequence_.position_ids(batch, ids.shape[1], None))
         x = tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured)
         mask = sequence_.visible_both_ways(batch)
-        inside = []
+        inside, below = [], x
         for i in range(config.layers):
+            below = x
             x, read = block.bind(params["block"][str(i)])(x, i, mask=mask, keys=keys, tapper=tapper)
             inside.append(read)
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}
         if config.pooler:
-            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(x[:, 0]))
+            top = x[:, 0]
+            if not tapper.taps:
+                # Under jit only what is read is computed: where that is the summary alone, the last block's
+                # other places cost nothing but their keys and values.
+                last = config.layers - 1
+                whole = block.bind(params["block"][str(last)])
+                top = whole(below, last, mask=mask, keys=keys, tapper=tapper, first=True)[0][:, 0]
+            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(top))
         if tapper.taps:
             outputs["taps"] = {**captured, **layers_.stack_captured(inside)}
         return outputs

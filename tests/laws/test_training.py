@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from lmx import optim
-from lmx.core import mesh, tree
+from lmx.core import config, mesh, tree
 from lmx.core.types import Model
 from lmx.models import gpt2
 from lmx.runs.checkpoints import Checkpoints, abstract
 from lmx.tasks import causal_lm
-from lmx.training import evaluate, loop, state, step
+from lmx.training import evaluate, hooks, loop, state, step
 from lmx.training.hooks import Hook
 
 CONFIG = gpt2.Config(
@@ -183,3 +183,12 @@ def test_the_key_of_a_step_is_its_own() -> None:
     again = rng.example_keys(rng.stream_key(0, 1, "dropout"), jnp.array([5]))
     assert len({tuple(key) for key in np.asarray(jax.random.key_data(examples)).tolist()}) == 8
     np.testing.assert_array_equal(jax.random.key_data(examples)[5], jax.random.key_data(again)[0])
+
+
+def test_an_epoch_that_is_no_whole_number_of_steps() -> None:
+    """6,920 examples in batches of 32: 216.25 steps. Three epochs end at 649, and so does the third interval."""
+    total = config.steps("3 epochs", tokens_per_step=None, steps_per_epoch=216.25)
+    every = config.interval("1 epochs", tokens_per_step=None, steps_per_epoch=216.25, total=total)
+    assert [step for step in range(total + 1) if hooks.falls(step, every)] == [216, 432, 649]
+    assert [step for step in range(9) if hooks.falls(step, 1.0)] == list(range(1, 9))
+    assert not any(hooks.falls(step, 0.0) for step in range(9))

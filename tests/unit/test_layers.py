@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmx.core import functions, memory, rng
-from lmx.core.types import IGNORED
-from lmx.models import _attention, _sequence, gpt2
+from lmx.core.types import IGNORED, Array, Batch, Params, Taps
+from lmx.models import _attention, _sequence, bert, gpt2
 from lmx.tasks import causal_lm
 from lmx.tasks._cross_entropy import cross_entropy
 
@@ -356,3 +356,32 @@ def test_positions_go_on_behind_the_last_token() -> None:
     mask = jnp.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 0]])
     found = _sequence.position_ids({"attention_mask": mask}, 4, None)
     assert found.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_summary_costs_the_last_block_its_first_place_alone(rate: float) -> None:
+    """BERT's summary is that of the hidden states, dropout and padding included, for fewer operations."""
+    config = bert.Config(
+        vocab_size=50, positions=32, width=16, layers=2, heads=2, mlp_width=64,
+        dropout_hidden=rate, dropout_attention=rate,
+    )  # fmt: skip
+    model = bert.build(config)
+    params = jax.tree.map(lambda x: x + 0.1, model.init(jax.random.key(0)))
+    ids = jax.random.randint(jax.random.key(1), (3, 32), 0, 50)
+    real = jnp.arange(32)[None, :] < jnp.array([[32], [20], [5]])
+    batch = {"input_ids": ids, "attention_mask": real.astype(jnp.int32)}
+
+    def summary(params: Params, batch: Batch, taps: Taps | None = None) -> Array:
+        return model.apply(params, batch, rng=jax.random.key(2), train=True, taps=taps)["pooled"]
+
+    def whole(params: Params, batch: Batch) -> Array:
+        return summary(params, batch, taps={"final": lambda x, layer: x})
+
+    def gradient(of: Callable[..., Array]) -> Any:
+        return jax.jit(jax.value_and_grad(lambda params: of(params, batch).sum()))(params)
+
+    for one, two in zip(*map(jax.tree.leaves, (gradient(summary), gradient(whole))), strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5, rtol=1e-5)
+    costs = [jax.jit(f).lower(params, batch).compile().cost_analysis()["flops"] for f in (summary, whole)]
+    # Of 12 products of a block (4 of attention, 8 of the layer behind it) the last one keeps 2.
+    assert costs[0] < 0.75 * costs[1]
