@@ -186,7 +186,7 @@ def test_the_key_of_a_step_is_its_own() -> None:
 
 
 def test_an_epoch_that_is_no_whole_number_of_steps() -> None:
-    """6,920 examples in batches of 32: 216.25 steps. Three epochs end at 649, and so does the third interval."""
+    """6,920 examples in batches of 32 are 216.25 steps; three epochs end at 649, as the third interval."""
     total = config.steps("3 epochs", tokens_per_step=None, steps_per_epoch=216.25)
     every = config.interval("1 epochs", tokens_per_step=None, steps_per_epoch=216.25, total=total)
     assert [step for step in range(total + 1) if hooks.falls(step, every)] == [216, 432, 649]
