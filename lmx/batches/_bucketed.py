@@ -64,9 +64,11 @@ class Bucketed:
     """An endless stream of training batches, any of which can be asked for.
 
     The stream of features is the data set, shuffled anew with (seed, epoch) for every epoch, one epoch after
-    another. It is cut into windows of `window` batches; within a window features are sorted by length and cut
-    into batches, which come in an order drawn with (seed, window). So each feature comes once an epoch, a
-    batch holds features of like length, and batch k needs nothing but k.
+    another; global batch k has places k * size .. (k + 1) * size - 1 of it. The batches that lie within one
+    epoch are taken `window` at a time (of an epoch's last ones, fewer); in a window features are sorted by
+    length and cut into batches, which come in an order drawn with (seed, window). A batch that spans two
+    epochs is as it falls. So each feature comes once an epoch, most batches hold features of like length, and
+    batch k needs nothing but k.
 
     `rows`: of one epoch. `size`: B, of the global batch. `steps_per_epoch`: rows / size, not rounded.
     """
@@ -103,18 +105,24 @@ class Bucketed:
 
     def indices(self, k: int) -> np.ndarray:
         """Return which features global batch k holds, (B,), in order."""
-        window, place = divmod(k, self._window)
+        first, epoch = k * self.size, k * self.size // self.rows
+        if first + self.size > (epoch + 1) * self.rows:
+            with self._lock:
+                return np.array([self._at(first + i) for i in range(self.size)])
+        begin = -(-epoch * self.rows // self.size)  # the epoch's first whole batch
+        start = begin + (k - begin) // self._window * self._window
         with self._lock:
-            if self._sorted[0] != window:
-                self._sorted = (window, self._arranged(window))
-            return self._sorted[1][place]
+            if self._sorted[0] != start:
+                end = min(start + self._window, (epoch + 1) * self.rows // self.size)
+                self._sorted = (start, self._arranged(start, end))
+            return self._sorted[1][k - start]
 
-    def _arranged(self, window: int) -> np.ndarray:
-        """Return a window's batches, (window, B), each of like lengths, in the order in which they come."""
-        many = self._window * self.size
-        chosen = np.array([self._at(window * many + i) for i in range(many)])
-        chosen = chosen[np.argsort(self._lengths[chosen], kind="stable")].reshape(self._window, self.size)
-        return chosen[_draw(self._seed, "window", window, self._window)]
+    def _arranged(self, start: int, end: int) -> np.ndarray:
+        """Return batches start .. end - 1, (count, B), each of like lengths, in the order in which they
+        come."""
+        chosen = np.array([self._at(place) for place in range(start * self.size, end * self.size)])
+        chosen = chosen[np.argsort(self._lengths[chosen], kind="stable")].reshape(-1, self.size)
+        return chosen[_draw(self._seed, "window", start, end - start)]
 
     def batch(self, k: int) -> Arrays:
         """Return this process's part of global batch k, with `example_index` (B / processes,) int32, each
