@@ -35,6 +35,7 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compile each program once per run of the suite: tests build the same small models again and again."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # workers share it
+    jax.config.update("jax_disable_most_optimizations", True)  # for what fixtures make before the first test
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

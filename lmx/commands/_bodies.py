@@ -55,6 +55,18 @@ def completed(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     return {**config, "model": model({**config, "start": reference})}
 
 
+def standing(config: Mapping[str, Any], workdir: Path) -> Mapping[str, Any]:
+    """Return the config; where its run has begun and its start is gone, with the run in the start's place,
+    which holds the start's model, tokenizer and labels."""
+    if not _wire.resumes(workdir):
+        return config
+    try:
+        _wire.located(config["start"])
+    except UserError:
+        return {**config, "start": str(workdir)}
+    return config
+
+
 def tokenizer(reference: str) -> tokenizers_.Tokenizer:
     """Return the tokenizer that lies with a checkpoint; no weights are read.
 

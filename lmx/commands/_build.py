@@ -157,10 +157,15 @@ def objective(config: Mapping[str, Any], built: Model) -> Objective:
     return objectives.plain(built, loss(config))
 
 
-def loss(config: Mapping[str, Any]) -> objectives.Loss:
-    """Return a task's loss, (outputs, batch) -> (sum, weight, metric sums), with the config's options."""
+def loss(config: Mapping[str, Any], **fixed: Any) -> objectives.Loss:
+    """Return a task's loss, (outputs, batch) -> (sum, weight, metric sums), with the config's options.
+
+    fixed: options that go before the config's, where the loss has them.
+    """
     module = task(config, needs=("loss",))
-    return partial(module.loss, **options_of(config, "loss"))
+    known = inspect.signature(module.loss).parameters
+    own = {name: value for name, value in fixed.items() if name in known}
+    return partial(module.loss, **{**options_of(config, "loss"), **own})
 
 
 def encoder(config: Mapping[str, Any], vocabulary: Vocabulary) -> Callable[..., Any]:

@@ -128,9 +128,11 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
                 f"name another workdir, or delete {' and '.join(left)} to begin anew"
             )
         return  # a start that came to nothing binds nobody
-    before = {key: value for key, value in _wire.read_json(path).items() if key not in cosmetic}
-    now = {key: value for key, value in config.items() if key not in cosmetic}
-    differing = [f"{key} ({old!r} there, {new!r} now)" for key, old, new in config_.differences(before, now)]
+    differing = [
+        f"{key} ({old!r} there, {new!r} now)"
+        for key, old, new in config_.differences(_wire.read_json(path), config)
+        if key not in cosmetic and key.partition(".")[0] not in cosmetic
+    ]
     if differing:
         raise UserError(
             f"workdir {workdir} holds a run with another config: {', '.join(differing)}; "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lmx.core import config as config_
 from lmx.core import log
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint
+from lmx.sources import memory
 
 
 def fine_tune(
@@ -45,20 +48,19 @@ def fine_tune(
         "optim.rate": rate,
         "export": False,
     }
-    train_file = _file(rows, folder / "given" / "train.jsonl", "rows")
+    held = _share(validation)
+    train_file = _file(rows, folder / "given", "train")
     if task is None:
-        found["data.path"] = str(train_file)
-        if not isinstance(validation, (int, float, str)):
+        if held is None:
             raise UserError("validation: texts are held out by a share, such as '10%'")
-        share = float(str(validation).rstrip("%")) / 100
-        found["data.holdout"] = share
+        found |= {"data.path": str(train_file), "data.holdout": held}
     else:
         options = {"name": task} if isinstance(task, str) else dict(task)
         found |= {f"task.{name}": value for name, value in options.items()}
-        held = validation
-        if not isinstance(validation, str):
-            held = str(_file(validation, folder / "given" / "validation.jsonl", "validation"))
-        found |= {"data.train": str(train_file), "data.validation": held}
+        place = (
+            f"{100 * held:.10g}%" if held is not None else _file(validation, folder / "given", "validation")
+        )
+        found |= {"data.train": str(train_file), "data.validation": str(place)}
     config_.override(config, {**found, **changes})
     checkpoint, stopped = train(config_.plain(config), folder, again="the same call of lmx.fine_tune")
     if stopped is not None:
@@ -72,24 +74,41 @@ def _continued(start: str) -> str:
     return f"pretrain/adapt_{name}"
 
 
-def _file(rows: Any, path: Path, name: str) -> Path:
-    """Write rows (texts, dicts, or a frame) as JSON lines, and return where."""
-    whole = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _listed(rows, name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log.write_whole(path, whole.encode())
+def _share(validation: Any) -> float | None:
+    """Return the share of "10%" or 0.1; None for rows. Errors: UserError for any other text or number."""
+    if not isinstance(validation, (str, int, float)):
+        return None
+    text = str(validation).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1 or isinstance(validation, bool):
+        raise UserError(f"validation={validation!r}; expected a share such as '10%' or 0.1, or rows")
+    return share
+
+
+def _file(rows: Any, folder: Path, name: str) -> Path:
+    """Write rows (texts, dicts, or a frame) as JSON lines, and return where.
+
+    The file is named by what is in it, so that another call leaves it alone.
+    """
+    listed = [_plain(row) for row in memory.rows(name, rows)]
+    whole = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in listed)
+    data = whole.encode("utf-8", "surrogatepass")
+    path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.write_whole(path, data)
     return path
 
 
-def _listed(rows: Any, name: str) -> list[dict[str, Any]]:
-    for method, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
-        if hasattr(rows, method) and not isinstance(rows, Mapping):
-            rows = getattr(rows, method)(*arguments)
-            break
-    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Sequence) or not rows:
-        raise UserError(f"{name} is of type {type(rows).__name__}; expected texts, dicts or a data frame")
-    found = []
-    for index, row in enumerate(rows):
-        if not isinstance(row, (str, Mapping)):
-            raise UserError(f"{name}[{index}] is of type {type(row).__name__}; expected a text or a dict")
-        found.append({"text": row} if isinstance(row, str) else log.plain(row))
-    return found
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; what is no number is null, which counts as missing."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # of numpy
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -55,7 +55,8 @@ class Judge:
             "multiple": batch["multiple"],
         }
         self._metrics, self._lower = metrics_of(config, task)
-        loss = _build.loss(config)
+        # What is reported must not depend on how far a batch was filled up, as question answering's loss may.
+        loss = _build.loss(config, padding=False)
         self._with_loss = predict.build(model, task.OUTPUTS, loss, mesh=mesh)
         self._alone = predict.build(model, task.OUTPUTS, None, mesh=mesh)
 
@@ -109,7 +110,7 @@ class Judge:
                 f"config.score={name!r}: no such figure{did_you_mean(name, known)}; there is: "
                 f"{', '.join(known)}; config.metrics adds others"
             )
-        return name, -1 if name == "loss" or name in self._lower else 1
+        return name, -1 if name == "loss" or name.partition("/")[0] in self._lower else 1
 
     def figures(
         self, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], loss: float

@@ -52,7 +52,9 @@ def of_start(config: Mapping[str, Any]) -> list[str] | None:
     if which is not None:
         with closing(Checkpoints(folder / "checkpoints")) as kept:
             whole = kept.facts(_wire.chosen(kept, folder, which))["config"]
-        same = whole.get("task", {}).get("name") == config["task"]["name"]
+        own = whole.get("tasks", {}).values() if "tasks" in whole else (whole,)
+        known = [one for one in own if one["task"]["name"] == config["task"]["name"]]
+        whole, same = (known[0], True) if len(known) == 1 else (whole, False)
         return whole.get("facts", {}).get("names") if same else None
     stored = settings.read(folder)
     names = stored.get("id2label")

@@ -38,7 +38,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
 
     Errors: UserError, naming the task, before anything is compiled.
     """
-    text = _bodies.tokenizer(config["start"])
+    text = _bodies.tokenizer(_bodies.standing(config, workdir)["start"])
     found = {}
     for name, one in _members.configs(config).items():
         with _members.named(name):

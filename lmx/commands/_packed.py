@@ -48,13 +48,16 @@ class Packed:
         for folder, manifest in zip(folders, manifests, strict=True):
             _wire.check_tokenizer(folder, manifest)
         text = tokenizers_.load(self.tokenizer)
-        self._encode = _build.encoder(config, text.vocabulary())
+        encode = _build.encoder(config, text.vocabulary())
+        # Held-out rows hide the same tokens whatever the run's seed: several seeds are judged alike.
+        judging = {**config, "seed": manifests[-1]["settings"]["seed"]}
+        self._judging = _build.encoder(judging, text.vocabulary())
         streams = [
             batches_.Batches(
                 rows.source("train", folder=folder),
                 size=part["batch"]["size"],
                 seed=config["seed"],
-                encode=self._encode,
+                encode=encode,
             )
             for part, folder in zip(parts, folders, strict=True)
         ]
@@ -87,7 +90,7 @@ class Packed:
 
     def figures(self, params: Any) -> dict[str, float]:
         """Return the task's figures on all held-out rows, `loss` among them."""
-        whole = batches_.whole(self._held_out, size=self._size, encode=self._encode)
+        whole = batches_.whole(self._held_out, size=self._size, encode=self._judging)
         return self._metric.finish(evaluate.over(self._evaluate, params, whole, mesh=self._mesh))
 
     def finish(self, params: Any, workdir: Path) -> None:

@@ -38,13 +38,13 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
     mesh = mesh_.make(**config["mesh"])
     mesh_.check_batch(config["batch"]["size"], mesh)
     feed: Feed
-    members = None
+    members, keep = None, None
     if "tasks" in config:
         several = _multi.prepare(config, workdir, say=say)
-        _supervised.keep(next(iter(several.tasks.values())))
         resolved, members = several.config, _build.members(several.config)
         model = members.model
         feed = _multi.Multi(several, mesh=mesh)
+        keep = partial(_supervised.keep, next(iter(several.tasks.values())))
         start = partial(_multi.params, resolved, say=say)
     elif config_.pretraining(config):
         own = "name" in config["model"]
@@ -57,19 +57,22 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
             start = partial(_bodies.params, resolved, model, say=say)
     else:
         prepared = _supervised.prepare(config, workdir, say=say)
-        _supervised.keep(prepared)
         resolved = prepared.config
         model = _build.model(resolved)
         feed = _supervised.Supervised(prepared, model=model, mesh=mesh)
+        keep = partial(_supervised.keep, prepared)
         start = partial(_bodies.params, resolved, model, say=say)
-    return Session(resolved, workdir, feed, model=model, mesh=mesh, start=start, say=say, members=members)
+    return Session(
+        resolved, workdir, feed, model=model, mesh=mesh, start=start, keep=keep, say=say, members=members
+    )
 
 
 class Session:
     """A run that is ready to go on from wherever it stands.
 
     config: plain and resolved: nothing in it is left for the data to tell. feed: its data. start: reads the
-    parameters that the config's `start` names. members: of a run on several tasks, which leaves are whose.
+    parameters that the config's `start` names. keep: writes what lies beside the checkpoints, once the run is
+    known to be this one. members: of a run on several tasks, which leaves are whose.
     """
 
     def __init__(
@@ -82,10 +85,11 @@ class Session:
         mesh: Mesh,
         start: Callable[[], Any],
         say: Say,
+        keep: Callable[[], None] | None = None,
         members: Members | None = None,
     ) -> None:
         self.config, self.workdir, self.feed, self.say = config, workdir, feed, say
-        self.model, self.mesh, self._start = model, mesh, start
+        self.model, self.mesh, self._start, self._keep = model, mesh, start, keep
         self._durations()
         if self.every.get("sample"):
             feed.check_samples()
@@ -152,6 +156,8 @@ class Session:
                 )
             made = int(known["step"])
             self.watch.resume(known["watch"])
+            if optimizer.average is not None:
+                params, optimizer = optim.exchanged(optimizer, params)
             self.state = state.State(jnp.int32(made), params, optimizer)
         else:
             given = None if self.config["start"] == "scratch" else self._start()
@@ -159,6 +165,8 @@ class Session:
                 self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
             )
         self.state = jax.device_put(self.state, mesh_.replicated(self.mesh))
+        if self._keep is not None:
+            self._keep()
         return made
 
     def run(self, made: int, stopping: Any) -> int:
@@ -217,16 +225,19 @@ class Session:
         if not (math.isfinite(norm) and state.finite(now.params)):
             what = f"the gradient norm is {norm}, or parameters are not finite"
             raise UserError(diverged(self.workdir, made, what))
-        planned = made == self.total or falls(made, self.every["save"])
+        planned = made == self.total or self.watch.stop or falls(made, self.every["save"])
         changed = None
         if planned:  # a checkpoint without a figure could not be the best
             changed = self._evaluate(made, now, window)
         now = changed or now
         figures = self.validation.get(made, {})
+        params, optimizer = now.params, now.optimizer
+        if optimizer.average is not None:  # who reads the checkpoint gets what was evaluated
+            params, optimizer = optim.exchanged(optimizer, params)
         self.kept.save(
             made,
-            now.params,
-            now.optimizer,
+            params,
+            optimizer,
             facts={
                 "config": self.config,
                 "figures": figures,
@@ -270,7 +281,6 @@ class Session:
         best = self.kept.best() if self.config["keep"]["restore"] else None
         if best is not None and best != made:
             wanted = state.abstract(self.model, self.optimizer, mesh=self.mesh)
-            params, optimizer, _ = self.kept.restore(best, wanted.params, wanted.optimizer)
-            shown = self._shown(state.State(jnp.int32(best), params, optimizer))
-            return Checkpoint(shown, self.config, folder=str(self.feed.tokenizer), step=best)
+            params, _, _ = self.kept.restore(best, wanted.params)
+            return Checkpoint(params, self.config, folder=str(self.feed.tokenizer), step=best)
         return Checkpoint(self._shown(self.state), self.config, folder=str(self.feed.tokenizer), step=made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ def prepare(
     from lmx import sources
 
     task = _build.task(config, needs=NEEDS)
-    text, model = text or _bodies.tokenizer(config["start"]), _bodies.model(config)
+    there = _bodies.standing(config, workdir)
+    text, model = text or _bodies.tokenizer(there["start"]), _bodies.model(there)
     options = _build.options_of(config, "read")
     found = {name: _examples.records(config, name, task) for name in ("train", "validation")}
     if unread := _examples.unread(config, found["train"], task):
@@ -59,7 +61,7 @@ def prepare(
     if shared := sources.overlap(found["train"], found["validation"]):
         say(f"warning: {shared:,} of the {len(found['validation']):,} validation rows are also in train")
     with _examples.located(found["train"]):
-        facts = _labels.learn(config, task, examples["train"])
+        facts = _labels.learn(there, task, examples["train"])
     length = config["batch"]["length"]
     if length > model["positions"]:
         raise UserError(f"batch.length={length}, but the start has {model['positions']} positions; lower it")
@@ -73,6 +75,7 @@ def prepare(
     if "names" in facts:
         say(f"{len(facts['names'])} labels: {_labels.listed(facts['names'])}")
     parts = {name: sources.fingerprint(rows) for name, rows in found.items()} | {"tokenizer": text.sha256}
+    parts["facts"] = json.dumps(facts, sort_keys=True)
     folder = workdir / "data"
     resolved = {
         **config,

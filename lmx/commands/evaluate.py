@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures, with 95 % intervals, on a file of examples or a split of the run's own."""
     from lmx import sources
-    from lmx.commands import _apply
+    from lmx.commands import _apply, _wire
     from lmx.core import log
 
     applied = _apply.opened(found, batch=options.batch)
@@ -58,7 +58,7 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
         targets=True,
     )
     if options.split == "test" and options.data is None:
-        _lock(Path(options.checkpoint.partition("@")[0]))
+        _lock(_wire.located(options.checkpoint)[0])
     if options.data is None and options.split != "train":
         train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
         if shared := sources.overlap(train, rows):
@@ -122,7 +122,7 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     objective = _build.objective(found.config, _build.model(found.config))
     _fits(found, manifest, folder)
     text = _wire.tokenizer(found)
-    encode = _build.encoder({"seed": 0, **found.config}, text.vocabulary())
+    encode = _build.encoder({**found.config, "seed": manifest["settings"]["seed"]}, text.vocabulary())
     whole = batches.whole(source, size=size, encode=encode)
     sums = evaluate.over(evaluate.build(objective, mesh=mesh), found.params, whole, mesh=mesh)
     figures = _packed.metric(task, manifest["splits"][options.split]).finish(sums)

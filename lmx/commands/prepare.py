@@ -58,6 +58,9 @@ TOKENIZERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 PAIRED = {"short": 0.1, "copies": 1}
 """Fields of `data` that rows of pairs alone read, as the base has them."""
 
+PIECES = 16
+"""Ids of a WordPiece vocabulary at least."""
+
 SMALLEST = 257
 """Ids of a byte-level vocabulary at least: the bytes and the end symbol."""
 
@@ -106,6 +109,10 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(
             "data.boundary=True puts an end symbol around documents, which tokenizer.name='characters' has "
             "not; set --config.data.boundary=False"
+        )
+    if words["name"] == "wordpiece" and words["size"] < PIECES:
+        raise UserError(
+            f"tokenizer.size={words['size']}; expected at least {PIECES} (special tokens and characters)"
         )
     if words["name"] == "bpe" and words["size"] < SMALLEST:
         raise UserError(

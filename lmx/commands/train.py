@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RESUME = 75
 """Exit code of a run that was stopped and saved: the same command goes on."""
 
-COSMETIC = ("export", "keep", "log", "sample", "samples")
+COSMETIC = ("export", "keep.last", "keep.best", "log", "sample", "samples")
 """Config keys that may change between two starts of one run: they move no parameter."""
 
 

@@ -151,8 +151,7 @@ def build(config: Config) -> Model:
     `pooled` (B, D), from the first place of the row: pad on the right. Positions count real tokens: a row
     padded on the left begins at 0, where transformers' begins behind its padding. Dropout is on where `train`
     is set and a key is given.
-    Errors: UserError for a sequence longer than the positions, an unknown tap, and a cache, which an encoder
-    cannot have.
+    Errors: UserError for a sequence longer than the positions, an unknown tap, and a cache.
     """
     embed = layers_.Blueprint(lambda: Embed(config))
     block = layers_.Blueprint(lambda: Block(config))
@@ -179,26 +178,21 @@ def build(config: Config) -> Model:
         keys = rng_.batch_keys(rng, batch) if train and rng is not None else None
         tapper = layers_.Tapper(taps, TAPS)
         captured: dict[str, Any] = {}
-        types = batch["token_type_ids"] if "token_type_ids" in batch else jnp.zeros_like(ids)
+        types = batch.get("token_type_ids", jnp.zeros_like(ids))
         x = embed.bind(params["embed"])(ids, types, sequence_.position_ids(batch, ids.shape[1], None))
         x = tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured)
         mask = sequence_.visible_both_ways(batch)
-        inside, below = [], x
+        inside = []
         for i in range(config.layers):
-            below = x
-            x, read = block.bind(params["block"][str(i)])(x, i, mask=mask, keys=keys, tapper=tapper)
+            below, bound = x, block.bind(params["block"][str(i)])
+            x, read = bound(x, i, mask=mask, keys=keys, tapper=tapper)
             inside.append(read)
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}
         if config.pooler:
-            top = x[:, 0]
-            if not tapper.taps:
-                # Under jit only what is read is computed: where that is the summary alone, the last block's
-                # other places cost nothing but their keys and values.
-                last = config.layers - 1
-                whole = block.bind(params["block"][str(last)])
-                top = whole(below, last, mask=mask, keys=keys, tapper=tapper, first=True)[0][:, 0]
-            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(top))
+            # Under jit the last block costs its first place alone where nothing but the summary is read.
+            top = x if tapper.taps else bound(below, i, mask=mask, keys=keys, tapper=tapper, first=True)[0]
+            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(top[:, 0]))
         if tapper.taps:
             outputs["taps"] = {**captured, **layers_.stack_captured(inside)}
         return outputs

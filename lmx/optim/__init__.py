@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, by name or by dotted name, and what steers them during a run."""
 
 from lmx.optim import ema
-from lmx.optim._chain import COMMON, ChainState, averaged, build, check, make, rescaled
+from lmx.optim._chain import COMMON, ChainState, averaged, build, check, exchanged, make, rescaled
 from lmx.optim._options import DURATIONS, RANGES
 from lmx.optim.optimizers import OPTIMIZERS, decayed
 from lmx.optim.plateau import Patience, Plateau
@@ -22,6 +22,7 @@ __all__ = [
     "check",
     "decayed",
     "ema",
+    "exchanged",
     "make",
     "rescaled",
     "schedule",

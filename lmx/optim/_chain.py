@@ -216,6 +216,22 @@ def averaged(state: ChainState, params: Params) -> Params:
     return tree.map_named(lambda path, x: found[path].astype(x.dtype) if path in found else x, params)
 
 
+def exchanged(state: ChainState, params: Params) -> tuple[Params, ChainState]:
+    """Return (the averages in the places of those that move, the state with these in the averages' places).
+
+    Done twice it is as before: a checkpoint holds the average as its parameters, and loses nothing.
+    """
+    own = tree.flatten(params)
+
+    def back(average: ema.Average) -> ema.Average:
+        held = tree.map_named(lambda path, _: own[path].astype(jnp.float32), average.params)
+        return average._replace(params=held)
+
+    held: Any = state.average
+    swapped: Any = {part: back(one) for part, one in held.items()} if isinstance(held, dict) else back(held)
+    return averaged(state, params), state._replace(average=swapped)
+
+
 COMMON = tuple(inspect.signature(build).parameters)[2:-2]
 """The options that every optimizer has; `parts` follows from what is trained."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmx.core.examples import Example, Records
 
-TARGETS = frozenset({"id", "label", "labels", "value", "tags", "answers", "response"})
+TARGETS = frozenset({"id", "label", "labels", "value", "tags", "answers", "response", "references"})
 """Fields that are no part of what a model is asked: the id, and what it should answer."""
 
 
@@ -31,8 +31,14 @@ def overlap(train: Records, other: Records) -> int:
 
 
 def asked(example: Example) -> bytes:
-    """Return the SHA-256 of what an example asks: its fields without the id and the targets."""
-    return sha256({name: value for name, value in example.items() if name not in TARGETS})
+    """Return the SHA-256 of what an example asks: its fields without the id and the targets.
+
+    Of a dialogue without a response of its own, the last turn is what it should answer.
+    """
+    left = {name: value for name, value in example.items() if name not in TARGETS}
+    if isinstance(left.get("turns"), list) and "response" not in example:
+        left["turns"] = left["turns"][:-1]
+    return sha256(left)
 
 
 def sha256(value: Any) -> bytes:

@@ -36,14 +36,18 @@ def source(
     plan = make_plan(columns, fields, required)
 
     def load(name: str, place: Any, plan: Plan) -> Held:
-        rows = _rows(name, place)
-        names, found = pick(rows, plan, lambda index: f"{name}[{index}]")
-        return hold(names, plan.columns, found, range(len(rows)), (f"{name}[", "]"))
+        given = rows(name, place)
+        names, found = pick(given, plan, lambda index: f"{name}[{index}]")
+        return hold(names, plan.columns, found, range(len(given)), (f"{name}[", "]"))
 
     return choose(split, {"train": train, "validation": validation, "test": test}, plan, group, load)
 
 
-def _rows(name: str, given: Any) -> list[Mapping[str, Any]]:
+def rows(name: str, given: Any) -> list[Mapping[str, Any]]:
+    """Return texts, dicts or the rows of a frame as dicts; name: what they are called in messages.
+
+    Errors: UserError for what is none of these, and for none at all.
+    """
     if isinstance(given, str | bytes | Mapping):
         raise UserError(f"{name} is one {type(given).__name__}; expected a list of texts or of dicts")
     method = next((method for method in _METHODS if hasattr(given, method)), None)
@@ -56,14 +60,14 @@ def _rows(name: str, given: Any) -> list[Mapping[str, Any]]:
             f"{name} is of type {type(given).__name__}; expected a list of texts, a list of dicts, "
             "or a data frame"
         )
-    rows: list[Mapping[str, Any]] = []
+    found: list[Mapping[str, Any]] = []
     for index, row in enumerate(given):
         if not isinstance(row, str | Mapping):
             raise UserError(f"{name}[{index}] is of type {type(row).__name__}; expected a text or a dict")
         odd = [key for key in row if not isinstance(key, str)] if isinstance(row, Mapping) else []
         if odd:
             raise UserError(f"{name}[{index}]: a column is called {odd[0]!r}; expected names that are text")
-        rows.append({"text": row} if isinstance(row, str) else row)
-    if not rows:
+        found.append({"text": row} if isinstance(row, str) else row)
+    if not found:
         raise UserError(f"{name} holds no rows; give at least one")
-    return rows
+    return found

@@ -72,9 +72,8 @@ def hide(
             chosen = draw.permutation(open_)[:count]
             fates = draw.random(len(chosen))
         else:
-            groups = _words(tokens, segments, open_, vocabulary, draw)
-            if unit == "span":
-                groups = _spans(groups, draw)
+            words = _words(tokens, segments, open_, vocabulary, draw)
+            groups = _spans(words, draw) if unit == "span" else [[word] for word in words]
             chosen, fates = _chosen(groups, count, draw, together=unit == "span")
         labels[row, chosen] = tokens[chosen]
         inputs[row, chosen[fates < REPLACED]] = vocabulary.mask
@@ -99,34 +98,35 @@ def _words(
     return [words[i] for i in draw.permutation(len(words))]
 
 
-def _spans(words: list[np.ndarray], draw: np.random.Generator) -> list[np.ndarray]:
-    """Return, for each word, the span that begins with it: it ends with its last word, or at a special
-    token."""
+def _spans(words: list[np.ndarray], draw: np.random.Generator) -> list[list[np.ndarray]]:
+    """Return, for each word, the words of the span that begins with it; a special token ends it early."""
     following = {int(word[0]): word for word in words}
     spans = []
     for word, length in zip(words, draw.geometric(SPAN, size=len(words)), strict=True):
         span = [word]
         while len(span) < min(length, LONGEST) and (end := int(span[-1][-1]) + 1) in following:
             span.append(following[end])
-        spans.append(np.concatenate(span))
+        spans.append(span)
     return spans
 
 
 def _chosen(
-    groups: list[np.ndarray], count: int, draw: np.random.Generator, *, together: bool
+    groups: list[list[np.ndarray]], count: int, draw: np.random.Generator, *, together: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (places, a number in 0 .. 1 that decides what becomes of each), at most `count` of them.
 
-    A group with more tokens than there is still room for is passed over, and so are tokens that an earlier
-    group holds. together: one fate for each group.
+    groups: words. One that there is no room for ends its group, and is not hidden in part; a word that an
+    earlier group holds is passed over. together: one fate for each group, or else for each token.
     """
     taken: dict[int, float] = {}
-    for group in groups:
-        fresh = [int(place) for place in group if int(place) not in taken]
-        if len(taken) + len(fresh) > count:
-            continue
-        fates = np.full(len(fresh), draw.random()) if together else draw.random(len(fresh))
-        taken |= dict(zip(fresh, fates.tolist(), strict=True))
+    for words in groups:
+        fate = draw.random() if together else None
+        for word in words:
+            fresh = [int(place) for place in word if int(place) not in taken]
+            if len(taken) + len(fresh) > count:
+                break
+            fates = draw.random(len(fresh)) if fate is None else np.full(len(fresh), fate)
+            taken |= dict(zip(fresh, fates.tolist(), strict=True))
         if len(taken) == count:
             break
     return np.array(list(taken), np.int32), np.array(list(taken.values()))

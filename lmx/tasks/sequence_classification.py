@@ -154,6 +154,8 @@ def learn(
     if names is None:
         known = _examples.ordered(set(counts))
     else:
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise UserError(f"task.names={names!r}; expected a list of labels, such as ('no', 'yes')")
         known = [_examples.label(name, "task.names") for name in names]
         if len(set(known)) < len(known):
             raise UserError(f"task.names={known}; expected each name once")

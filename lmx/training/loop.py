@@ -27,9 +27,9 @@ def run(
 ) -> tuple[State, int]:
     """Make the steps `start` … `total` - 1 and return the state with the number of steps made.
 
-    batches: those of step `start` and after. stopping: asked after each step; True ends the loop early, and
-    the hooks that run last run then. Steps are sent off without waiting for their results; a hook that reads
-    a sum waits for it.
+    batches: those of step `start` and after. stopping: asked after each step and after its hooks; True ends
+    the loop early, and the hooks that run last run then. Steps are sent off without waiting for their
+    results; a hook that reads a sum waits for it.
     """
     made = start
     pending: list[list[Sums]] = [[] for _ in hooks]
@@ -43,6 +43,12 @@ def run(
             if hook.due(made, ends):
                 state = hook.action(made, state, seen.copy()) or state
                 seen.clear()
+        if not ends and stopping():  # an evaluation may have asked for the end
+            ends = True
+            for hook, seen in zip(hooks, pending, strict=True):
+                if hook.last and seen:
+                    state = hook.action(made, state, seen.copy()) or state
+                    seen.clear()
         if ends:
             break
     return state, made

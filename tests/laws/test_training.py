@@ -192,3 +192,27 @@ def test_an_epoch_that_is_no_whole_number_of_steps() -> None:
     assert [step for step in range(total + 1) if hooks.falls(step, every)] == [216, 432, 649]
     assert [step for step in range(9) if hooks.falls(step, 1.0)] == list(range(1, 9))
     assert not any(hooks.falls(step, 0.0) for step in range(9))
+
+
+def test_an_evaluation_that_asks_for_the_end_gets_it_at_once() -> None:
+    """No further step is made, and what runs last runs after the same step."""
+    seen: list[tuple[str, int]] = []
+
+    def told(name: str) -> hooks.Action:
+        def action(made: int, now: Any, window: Any) -> None:
+            seen.append((name, made))
+
+        return action
+
+    _, made = loop.run(
+        0,  # type: ignore[arg-type]
+        lambda now, batch: (now, {}),
+        [{}] * 9,
+        start=0,
+        total=9,
+        mesh=mesh.make(1),
+        hooks=[Hook(3, told("evaluate")), Hook(5, told("save"), last=True)],
+        stopping=lambda: ("evaluate", 6) in seen,
+    )
+    assert made == 6
+    assert seen == [("evaluate", 3), ("save", 5), ("evaluate", 6), ("save", 6)]

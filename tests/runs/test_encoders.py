@@ -128,15 +128,9 @@ def test_going_on_with_hidden_tokens_alone(
         "data.field": "sentence",
         "total": "2 steps",
     }
+    changed = {**fields, **STILL, "model.dropout_hidden": "0.2"}
     capsys.readouterr()
-    assert (
-        train(
-            "pretrain/adapt_bert",
-            tmp_path / "run",
-            {**fields, **STILL, "model.dropout_hidden": "0.2"},
-        )
-        == 0
-    )
+    assert train("pretrain/adapt_bert", tmp_path / "run", changed) == 0
     said = capsys.readouterr().err
     assert "left out" in said or of
     assert "started anew" not in said
@@ -150,9 +144,12 @@ def test_going_on_with_hidden_tokens_alone(
         == rows.manifest(pretrained / "data")["tokenizer"]["sha256"]
     )
     # Where the start is gone, a run that has begun goes on.
-    moved = {**fields, **STILL, "model.dropout_hidden": "0.2", "start": pretrained / of}
-    assert train("pretrain/adapt_bert", tmp_path / "run", moved) == 0
-    assert "done already" in capsys.readouterr().err
+    pretrained.rename(gone := tmp_path / "elsewhere")
+    try:
+        assert train("pretrain/adapt_bert", tmp_path / "run", changed) == 0
+        assert "done already" in capsys.readouterr().err
+    finally:
+        gone.rename(pretrained)
 
 
 def test_going_on_with_a_decoder(finished: Path, text: Path, tmp_path: Path, capsys: Any) -> None:
@@ -198,6 +195,7 @@ def test_a_shipped_config_runs(name: str, documents: Path, tmp_path: Path) -> No
         ("bert_small", {"task.name": "causal_lm"}, ["inherit('base')"]),
         ("bert_small", {"tokenizer.name": "bpe"}, ["no tokenizer 'bpe'", "wordpiece"]),
         ("bert_small", {"tokenizer.size": "20"}, ["tokenizer.size=20", "raise it"]),
+        ("bert_small", {"tokenizer.size": "3"}, ["tokenizer.size=3", "at least 16"]),
         ("bert_small", {"tokenizer.name": "start"}, ["config.start", "scratch"]),
         (
             "bert_small",

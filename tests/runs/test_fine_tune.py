@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def words(folder: Path, data: Path, workdir: Path, **changes: Any) -> list[str]:
         "batch.length": 16,
         "batch.multiple": 8,
         "optim.rate": "1e-2",
+        "seed": 1,
         "total": "6 epochs",
         "mesh.data": 1,
         **changes,
@@ -185,6 +187,72 @@ def test_patience_ends_a_run_with_its_best(start: Path, data: Path, tmp_path: Pa
     assert scores[-1][0] == first + 4  # two evaluations without a better one
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["figures"]["accuracy"] == best
     assert main(words(start, data, tmp_path / "run", **changes)) == 0  # done already
+
+
+def test_patience_without_a_best_gives_the_evaluated_step(start: Path, data: Path, tmp_path: Path) -> None:
+    changes = {"stop.patience": 1, "evaluate": "2 steps", "save": "50 steps", "total": "400 steps"}
+    changes |= {"keep.restore": False, "export": False, "stop.least": 2.0}  # no score is better by 2
+    assert main(words(start, data, tmp_path / "run", **changes)) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [one for one in records if one["kind"] == "evaluation"][-1]
+    assert run["steps"] == last["step"] == 4
+    assert lmx.load(tmp_path / "run").step == 4
+    judged = json.loads((tmp_path / "run" / "metrics.json").read_text())["figures"]
+    assert judged["accuracy"] == last["accuracy"]
+
+
+def test_an_average_is_what_a_run_gives_away(start: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    """The run judges and exports the average; who opens its checkpoint gets the same, and it resumes."""
+    changes = {"optim.average": 0.9, "total": "6 steps", "save": "3 steps", "evaluate": "3 steps"}
+    changes |= {"keep.restore": False, "keep.last": 3, "keep.best": 0, "optim.rate": 1e-2}
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert main(words(start, data, whole, **changes)) == 0
+    judged = json.loads((whole / "metrics.json").read_text())["figures"]
+    capsys.readouterr()
+    assert main(["evaluate", "--checkpoint", str(whole)]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(judged["loss"], rel=1e-6)
+    for path, leaf in tree.flatten(lmx.load(whole / "export").params).items():
+        np.testing.assert_array_equal(tree.flatten(lmx.load(whole).params)[path], leaf)
+    shutil.copytree(whole, half)
+    shutil.rmtree(half / "checkpoints" / "6")
+    shutil.rmtree(half / "export")
+    (half / "metrics.json").unlink()
+    assert main(words(start, data, half, **changes)) == 0
+    assert json.loads((half / "metrics.json").read_text())["figures"] == judged
+
+
+def test_a_call_leaves_the_rows_of_another_alone(start: Path, tmp_path: Path) -> None:
+    given = [{"text": row["sentence"], "label": row["gold"]} for row in rows(40, 0)]
+    call: dict[str, Any] = {
+        "start": start,
+        "task": "sequence_classification",
+        "validation": "25%",
+        "epochs": 1,
+    }
+    call |= {"batch_size": 8, "length": 16, "workdir": tmp_path / "run", "changes": {"mesh.data": 1}}
+    lmx.fine_tune(given, **call)
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "given").iterdir()}
+    with pytest.raises(lmx.UserError, match=r"data\.train"):
+        lmx.fine_tune(given[:-1], **call)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    with pytest.raises(lmx.UserError, match="label"):  # a missing label is no label called NaN
+        lmx.fine_tune([*given, {"text": "x", "label": float("nan")}], **{**call, "workdir": tmp_path / "nan"})
+    for wrong in ("ten", 1.5, True):
+        with pytest.raises(lmx.UserError, match="expected a share"):
+            lmx.fine_tune(given, **{**call, "validation": wrong})
+
+
+def test_a_run_goes_on_where_its_start_is_gone(start: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    here = shutil.copytree(start, tmp_path / "start")
+    changes = {"total": "4 steps", "save": "2 steps", "keep.last": 3, "keep.restore": False, "export": False}
+    assert main(words(here, data, tmp_path / "run", **changes)) == 0
+    shutil.rmtree(here)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    (tmp_path / "run" / "metrics.json").unlink()
+    capsys.readouterr()
+    assert main(words(here, data, tmp_path / "run", **changes)) == 0
+    assert "resuming at step 2 of 4" in capsys.readouterr().err
 
 
 def test_one_call_from_python(start: Path, tmp_path: Path) -> None:
