@@ -190,7 +190,8 @@ class Session:
                     total=self.total,
                     mesh=self.mesh,
                     hooks=hooks,
-                    stopping=lambda: stopping() or self.watch.stop,
+                    stopping=stopping,
+                    satisfied=lambda: self.watch.stop,
                 )
         finally:
             self.record.close()

@@ -212,7 +212,8 @@ def test_an_evaluation_that_asks_for_the_end_gets_it_at_once() -> None:
         total=9,
         mesh=mesh.make(1),
         hooks=[Hook(3, told("evaluate")), Hook(5, told("save"), last=True)],
-        stopping=lambda: ("evaluate", 6) in seen,
+        stopping=lambda: False,
+        satisfied=lambda: ("evaluate", 6) in seen,
     )
     assert made == 6
     assert seen == [("evaluate", 3), ("save", 5), ("evaluate", 6), ("save", 6)]
