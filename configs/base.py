@@ -39,6 +39,7 @@ def data() -> ConfigDict:
     c.code = False  # stdlib only: the library's source code as well
     c.holdout = 0.1  # share held out for validation
     c.split = "auto"  # document: by a hash of each document; tail: the end of each; auto: by their number
+    c.seed = None  # chooses the documents held out; None: the run's seed
     c.boundary = True  # begin and end each document with the tokenizer's end symbol
     c.folder = None  # where prepared rows lie; None: WORKDIR/data
     return c
@@ -80,7 +81,9 @@ def get_config() -> ConfigDict:
 
     c.data = data()
     c.tokenizer = tokenizer()
-    c.batch = ConfigDict({"size": 32, "length": 128})
+    c.batch = ConfigDict(
+        {"size": 32, "length": 128, "parts": 1}
+    )  # parts: taken one after the other, to save memory
 
     c.optim = optim()
     c.total = "1 epochs"
@@ -88,7 +91,10 @@ def get_config() -> ConfigDict:
     c.evaluate = "10%"
     c.save = "10%"
     c.sample = "50%"
-    c.keep = ConfigDict({"last": 2, "best": 1})
+    # restore: what is given away at the end is the best checkpoint instead of the last
+    c.keep = ConfigDict({"last": 2, "best": 1, "restore": False})
+    c.stop = ConfigDict({"patience": 0, "least": 0.0})  # evaluations without a better score; 0: never
+    c.plateau = ConfigDict({"factor": 1.0, "patience": 2, "least": 0.0, "floor": 0.0, "rest": 0})  # 1.0: off
     c.samples = ConfigDict({"prompts": ("",), "tokens": 64, "temperature": 0.8, "top_k": 40})
     c.mesh = ConfigDict({"data": -1})  # devices that share a batch; -1: all
     c.export = True  # write WORKDIR/export, a Hugging Face folder, at the end

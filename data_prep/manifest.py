@@ -14,6 +14,9 @@ from data_prep.steps.tokenize import TextTokenizer
 from lmx.core.errors import UserError
 from lmx.core.rows import MANIFEST, VERSION, canonical, manifest
 
+_DECIDING = ("layout", "length", "boundary", "short", "copies")
+"""Settings that change the rows of the same texts; for pairs the seed does, too."""
+
 _NAMED = 4  # differences named in a message
 
 
@@ -34,10 +37,10 @@ def build(
         "eos_id": tokenizer.eos_id,
         "kind": tokenizer.kind,
     }
+    deciding = (*_DECIDING, *(("seed",) if settings["layout"] == "pairs" else ()))
     decides = {
         "version": VERSION,
-        "length": settings["length"],
-        "boundary": settings["boundary"],
+        **{name: settings[name] for name in deciding if name in settings},
         "tokenizer": facts["sha256"],
         "texts": {name: [split["text_sha256"], split["rows"]] for name, split in splits.items()},
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import stat
@@ -76,10 +78,11 @@ def read(path: str | Path, *, text: str = "text") -> Corpus:
     """Return the documents of a file or a folder: txt and md are one document each, jsonl one a line.
 
     Folders are walked whole, in sorted order, hidden files and folders and linked folders left out; `.gz` is
-    unpacked; the corpus's notes count what a folder holds besides. `text` is the field of a jsonl row that
-    holds the text. Files are hashed here and read when the corpus is iterated over, each of them whole in
-    memory. Raises UserError for a path that is no readable text, and while iterating for bytes that are not
-    (naming file and line) and for a file that changed in between.
+    unpacked; the corpus's notes count what a folder holds besides. A csv or tsv file, named by itself, is one
+    document a row. `text` is the field or column of a row that holds the text. Files are hashed here
+    and read when the corpus is iterated over, each of them whole in memory. Raises UserError for a path that
+    is no readable text, and while iterating for bytes that are not (naming file and line) and for a file that
+    changed in between.
     """
     path = Path(path).expanduser()
     files, others = _files(path)
@@ -150,13 +153,17 @@ def _regular(path: Path) -> None:
 def _documents(file: Path, source: Source, field: str, alone: bool) -> Iterator[Document]:
     """Yield the documents of one file; a blank one is an error where it is all that was asked for."""
     data = _bytes(file, source)
-    jsonl = file.name.lower().endswith((".jsonl", ".jsonl.gz"))
+    name = file.name.lower().removesuffix(".gz")
     if alone and not data:
         raise UserError(f"{file}: is empty")
     whole = _text(file, data)
     if alone and not whole.strip("\ufeff \t\r\n\f\v"):
         raise UserError(f"{file}: holds only blank lines")
-    if not jsonl:
+    if name.endswith((".csv", ".tsv")):
+        for number, cell in _cells(file, whole.removeprefix("\ufeff"), name[-3:], field):
+            yield Document(f"{source.path}:{number}", cell, source.path)
+        return
+    if not name.endswith(".jsonl"):
         yield Document(source.path, whole, source.path)
         return
     # Only \n ends a row: splitlines would also cut at U+2028, which JSON allows inside a string.
@@ -199,6 +206,29 @@ def _text(file: Path, data: bytes) -> str:
             f"{file}, line {line}, byte {error.start}: not UTF-8 "
             f"(byte 0x{data[error.start]:02x}, {error.reason}); convert the file to UTF-8"
         ) from error
+
+
+def _cells(file: Path, whole: str, kind: str, field: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of each row of a table whose first line names its columns; tsv knows no quotes."""
+    plain = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {}
+    reader = csv.reader(io.StringIO(whole, newline=""), strict=True, **plain)  # type: ignore[arg-type]
+    try:
+        header = next(reader)
+        if header.count(field) != 1:
+            raise UserError(
+                f"{file}: {header.count(field)} columns {field!r} in its first line; it has: "
+                f"{', '.join(header[:8])}; name the one with the text: --config.data.field=COLUMN"
+            )
+        place = header.index(field)
+        for row in reader:
+            if row and len(row) != len(header):
+                raise UserError(
+                    f"{file}, line {reader.line_num}: {len(row)} columns; line 1 has {len(header)}"
+                )
+            if row:
+                yield reader.line_num, row[place]
+    except csv.Error as error:
+        raise UserError(f"{file}, line {reader.line_num}: {error}; expected a table ({kind})") from error
 
 
 def _row(where: str, line: str, field: str) -> str:

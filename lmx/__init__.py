@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmx.core.version import VERSION
 
 if TYPE_CHECKING:
-    from lmx.commands._face import build, generate, load, save_hf, train
+    from lmx.commands._face import build, fine_tune, generate, load, save_hf, train
     from lmx.core.errors import UserError
     from lmx.core.types import Batch, Checkpoint, Metric, Model, Objective, Params
 
@@ -26,6 +26,7 @@ __all__ = [
     "Params",
     "UserError",
     "build",
+    "fine_tune",
     "generate",
     "load",
     "save_hf",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("build", "generate", "load", "save_hf", "train"), "lmx.commands._face"),
+    **dict.fromkeys(("build", "fine_tune", "generate", "load", "save_hf", "train"), "lmx.commands._face"),
     **dict.fromkeys(("Batch", "Checkpoint", "Metric", "Model", "Objective", "Params"), "lmx.core.types"),
     "UserError": "lmx.core.errors",
 }

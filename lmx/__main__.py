@@ -16,7 +16,8 @@ from lmx.core.errors import UserError, did_you_mean
 COMMANDS = {
     "train": "train a model from a config: prepare the data, train, evaluate, export, report",
     "prepare": "prepare the data of a config only",
-    "evaluate": "loss, perplexity and bits per byte of a checkpoint on held-out text",
+    "evaluate": "the figures of a checkpoint on held-out text, or on the examples of its task",
+    "predict": "what a checkpoint says of examples, one JSON object a line",
     "generate": "continue a prompt with a checkpoint",
     "import-hf": "read a Hugging Face folder, or a model of the hub, into an lmx checkpoint",
     "export-hf": "write a checkpoint as a Hugging Face folder",

@@ -35,10 +35,29 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compile each program once per run of the suite: tests build the same small models again and again."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # workers share it
+    jax.config.update("jax_disable_most_optimizations", True)  # for what fixtures make before the first test
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True)
+def quick_compiles(request: pytest.FixtureRequest) -> None:
+    """Compile without LLVM's optimisations: to compile tiny models is most of what the suite costs.
+
+    The operations and their types stay the same. Slow tests, whose programs run long, compile as users do.
+    """
+    slow = request.node.get_closest_marker("slow") is not None
+    jax.config.update("jax_disable_most_optimizations", not slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker of `-n`: what its tests share is made and compiled once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 class NetworkError(AssertionError):
@@ -121,6 +140,37 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return {model: a Hugging Face folder} of a random BERT and a random GPT-2, with their tokenizers.
+
+    BERT's tokenizer knows letters, GPT-2's bytes, so that any ASCII text has tokens; both have 512 positions.
+    """
+    import string
+
+    from lmx import tokenizer
+    from lmx.commands import _build, _export
+    from lmx.core.types import Checkpoint
+
+    root = tmp_path_factory.mktemp("starts")
+    letters = string.ascii_lowercase + string.digits
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *letters]
+    words += [f"##{letter}" for letter in letters]
+    (root / "bert_text").mkdir()
+    (root / "bert_text" / "vocab.txt").write_text("\n".join(words))
+    (root / "bert_text" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    tokenizer.train_bpe(["the cat sat on the mat. " * 20], 270).save(root / "gpt2_text")
+    found = {}
+    for name, size in (("bert", len(words)), ("gpt2", 270)):
+        model = dict(name=name, vocab_size=size, positions=512, width=16, layers=1, heads=2, mlp_width=32)
+        config = {"model": model, "task": {"name": {"bert": "features", "gpt2": "causal_lm"}[name]}}
+        params = jax.jit(_build.model(config).init)(jax.random.key(0))
+        found[name] = root / name
+        made = Checkpoint(params, config, folder=str(root / f"{name}_text"))
+        _export.write(made, found[name], certify=False)
+    return found
+
+
+@pytest.fixture(scope="session")
 def lmx_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the environment in which tests start lmx: the checkout's code, one CPU device, fixed threads."""
     mine = ("XLA_FLAGS", "JAX_", "LMX_", "PYTEST_", "PYTHON", "COVERAGE")
@@ -132,6 +182,7 @@ def lmx_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             tmp_path_factory.getbasetemp() / "cache"
         ),  # compiled programs, for this session
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"{_DEVICES}=1",
         # XLA's and BLAS's thread pools: the same on every machine, because other counts give other bits.
         "NPROC": "2",

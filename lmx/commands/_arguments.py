@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmx.core.errors import UserError
@@ -51,3 +51,39 @@ def count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
     return number
+
+
+def examples(parser: argparse.ArgumentParser) -> None:
+    """Declare what says which examples a file holds."""
+    parser.add_argument(
+        "--columns",
+        nargs="*",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="such as text=sentence label=3 id=none",
+    )
+    parser.add_argument(
+        "--format", help="csv, tsv, jsonl, parquet, squad, conll or lines; default: by the file's ending"
+    )
+    parser.add_argument(
+        "--batch", type=count, help="examples at a time; it changes no figure but by rounding"
+    )
+
+
+def task(parser: argparse.ArgumentParser) -> None:
+    """Declare --task."""
+    parser.add_argument("--task", metavar="NAME", help="which one, of a run on several tasks")
+
+
+def columns(words: Sequence[str]) -> dict[str, str | int | None]:
+    """Return {field: column} of words such as `text=sentence`: a name, a position, or None for `none`.
+
+    Errors: UserError for a word without `=`.
+    """
+    found: dict[str, str | int | None] = {}
+    for word in words:
+        field, equals, column = word.partition("=")
+        if not (equals and field and column):
+            raise UserError(f"--columns {word}; expected FIELD=COLUMN, such as text=sentence")
+        found[field] = None if column.lower() == "none" else int(column) if column.isdecimal() else column
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +16,12 @@ from lmx.core import plugin, rows
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Model, Objective
+from lmx.core.vocabulary import Vocabulary
 from lmx.training import objectives
+from lmx.training.members import Members
+
+BODY = ("embed", "block", "final", "pooler")
+"""Parts of a model that belong to no task."""
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:
@@ -31,12 +36,31 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 
 def model(config: Mapping[str, Any]) -> Model:
-    """Return the model of a config's `model` and `task` sections; what its class fixes need not be named."""
+    """Return the model of a config's `model` and `task` sections; what its class fixes need not be named.
+
+    Of a run on several tasks, all of them on one body.
+    """
+    if "tasks" in config:
+        return members(config).model
     return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
 
 
+def members(config: Mapping[str, Any]) -> Members:
+    """Return the models of a config's `tasks`, on one body."""
+    own = {
+        name: {"model": one.get("model", config["model"]), "task": one["task"]}
+        for name, one in config["tasks"].items()
+    }
+    return _members(rows.canonical(own))
+
+
+@lru_cache(maxsize=16)
+def _members(config: bytes) -> Members:
+    return Members({name: model(one) for name, one in json.loads(config).items()}, body=BODY)
+
+
 TRAINED = ("attach", "loss", "HF", "encode", "METRICS")
-"""What a task must define to be trained by `lmx train`."""
+"""What a task must define to be trained by `lmx train`; one of prepared rows has a LAYOUT besides."""
 
 
 @lru_cache(maxsize=16)
@@ -46,16 +70,53 @@ def _model(config: bytes) -> Model:
     name = sections["model"]["name"]
     module, head = task(sections), head_table(sections)
     fields = model_config({**(head.model if head else {}), **sections["model"]})
-    options = {**(head.task if head else {}), **sections["task"]}
-    del options["name"]
-    known = list(inspect.signature(module.attach).parameters)[2:]
-    for option in options:
-        if option not in known:
+    fixed = {**(head.task if head else {}), **sections["task"]}
+    options = options_of({**sections, "task": fixed}, "attach")
+    return module.attach(plugin.find("lmx.models", name).build(fields), fields, **options)
+
+
+ROUTED = ("attach", "read", "learn", "encode", "decode", "loss", "prompts", "writing", "text_metrics")
+"""Functions of a task that take options of the config's task section; the last three are of tasks that write
+texts."""
+
+PLAIN = ("facts", "length", "vocabulary", "seed", "counts")
+"""Their keyword arguments that come from elsewhere."""
+
+
+def options_of(config: Mapping[str, Any], function: str) -> dict[str, Any]:
+    """Return the options in the config's task section that one of the task's functions takes.
+
+    An option of several functions goes to each of them. Errors: UserError for one that none takes, with
+    did-you-mean and all that the task has, and for a task without the function.
+    """
+    module = task(config, needs=(function,))
+    check_options(config)
+    takes = _takes(module, function)
+    return {name: value for name, value in config["task"].items() if name in takes}
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a field of the config's task section that none of the task's functions takes."""
+    module, name = task(config), config["task"]["name"]
+    known = list(dict.fromkeys(option for each in ROUTED for option in _takes(module, each)))
+    for option in config["task"]:
+        if option != "name" and option not in known:
             raise UserError(
-                f"task.{option}: {sections['task']['name']} has no such option{did_you_mean(option, known)}; "
+                f"task.{option}: {name} has no such option{did_you_mean(option, known)}; "
                 f"it has: {', '.join(known) or 'none'}"
             )
-    return module.attach(plugin.find("lmx.models", name).build(fields), fields, **options)
+
+
+def _takes(module: ModuleType, function: str) -> list[str]:
+    """Return the keyword-only arguments of a task's function that are options; [] where it has none such.
+
+    The loss of a task that makes its own objective is that objective: what it does not take would be dead.
+    """
+    found = getattr(
+        module, "objective" if function == "loss" and hasattr(module, "objective") else function, None
+    )
+    parameters = inspect.signature(found).parameters.values() if found is not None else ()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in PLAIN]
 
 
 def task(config: Mapping[str, Any], needs: tuple[str, ...] = ("attach", "HF")) -> ModuleType:
@@ -89,11 +150,32 @@ def tables(model_type: str) -> tuple[Table, dict[str, HeadTable]]:
 
 
 def objective(config: Mapping[str, Any], built: Model) -> Objective:
-    """Return the objective of a config's task: its own, or its loss of the model's outputs."""
+    """Return the objective of a config's task, its options bound: its own, or its loss of the outputs."""
     module = task(config, needs=("loss",))
     if hasattr(module, "objective"):
-        return module.objective(built)
-    return objectives.plain(built, module.loss)
+        return module.objective(built, **options_of(config, "loss"))
+    return objectives.plain(built, loss(config))
+
+
+def loss(config: Mapping[str, Any], **fixed: Any) -> objectives.Loss:
+    """Return a task's loss, (outputs, batch) -> (sum, weight, metric sums), with the config's options.
+
+    fixed: options that go before the config's, where the loss has them.
+    """
+    module = task(config, needs=("loss",))
+    known = inspect.signature(module.loss).parameters
+    own = {name: value for name, value in fixed.items() if name in known}
+    return partial(module.loss, **{**options_of(config, "loss"), **own})
+
+
+def encoder(config: Mapping[str, Any], vocabulary: Vocabulary) -> Callable[..., Any]:
+    """Return a task's function of stacked rows, (rows) -> batch, with all that it takes besides."""
+    module = task(config, needs=("encode",))
+    given = {"vocabulary": vocabulary, "seed": config["seed"]}
+    own = {
+        name: value for name, value in given.items() if name in inspect.signature(module.encode).parameters
+    }
+    return partial(module.encode, **own, **options_of(config, "encode"))
 
 
 def shapes(built: Model) -> dict[str, Any]:

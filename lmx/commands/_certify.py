@@ -65,7 +65,7 @@ def bring_in(reference: str, target: Path, *, say: Say, **options: Any) -> Check
         config = {**checkpoint.config, "data": {"folder": "", "boundary": True}}
         try:
             with closing(Checkpoints(work / "checkpoints")) as kept:
-                kept.save(0, checkpoint.params, facts={"config": config, "loss": None, "data": ""})
+                kept.save(0, checkpoint.params, facts={"config": config, "rank": None, "data": ""})
         except WriteError as error:
             raise UserError(f"{target}: cannot be written ({error.reason})") from error
         leaves = tree.flatten(checkpoint.params)
@@ -105,9 +105,8 @@ def verify(path: Path, *, say: Say) -> None:
     left = f"; {certificate.HISTORY} not looked at" if certificate.has_history(path) else ""
     say(f"files: {len(target['files'])} unchanged, by SHA-256{left}")
     allowed = known.get("nonfinite", [])  # by whoever made it
-    found = _wire.checkpoint(
-        str(path), **({"allow_nonfinite": True} if allowed and known["kind"] == "export" else {})
-    )
+    options: dict[str, Any] = {"allow_nonfinite": True} if allowed and known["kind"] == "export" else {}
+    found = _wire.checkpoint(str(path), **options)
     leaves = tree.flatten(found.params)
     if known["kind"] == "export":
         with open_folder(path) as stored:

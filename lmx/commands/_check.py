@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx import optim
-from lmx.commands import _build, _start, _wire, prepare
+from lmx.commands import _bodies, _build, _packed, _start, _watch, _wire, prepare
 from lmx.core import config as config_
 from lmx.core import mesh
 from lmx.core.errors import UserError
@@ -16,13 +16,19 @@ from lmx.generation import sample
 
 def fields(config: Mapping[str, Any], workdir: Path) -> None:
     """Raise UserError where a field of the config asks for what cannot be, as far as no data is needed."""
-    if not 0 <= config["seed"] < 2**32:
-        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
-    last, best = config["keep"]["last"], config["keep"]["best"]
-    if last < 1 or best < 0:
-        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
+    common(config)
+    task = _build.task(config, needs=_build.TRAINED)
+    if hasattr(task, "FIELDS"):
+        raise UserError(
+            f"task.name={config['task']['name']!r} is trained on examples; begin the config with "
+            "inherit('finetune/base')"
+        )
+    _layout(config)
+    _build.check_options(config)
+    if hasattr(task, "check"):
+        task.check(**_build.options_of(config, "encode"))
+    given, config = config, _bodies.completed(config, workdir)
     _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
-    _build.task(config, needs=_build.TRAINED)
     _build.head_table(config)
     size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
     if size < 1 or length < 1:
@@ -32,24 +38,57 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
             f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
         )
     mesh.check_batch(size, mesh.make(**config["mesh"]))
-    optim.check(**{name: value for name, value in config["optim"].items() if name != "warmup"})
-    _durations(config)
-    _samples(config["samples"])
+    durations(config, tokens_per_step=size * length)
+    _packed.check_long(config)
+    if "samples" in config:
+        _samples(config["samples"])
     prepare.check(config)
-    if not _wire.resumes(workdir):  # whoever goes on needs no longer what the run started from
-        _start.check(config)
+    if config["start"] is None:
+        raise UserError("config.start=None; expected 'scratch', a run of lmx or a Hugging Face folder")
+    if not _wire.resumes(workdir) and "name" in given["model"]:
+        _start.check(config)  # whoever goes on needs no longer what the run started from
 
 
-def _durations(config: Mapping[str, Any]) -> None:
+def _layout(config: Mapping[str, Any]) -> None:
+    """Raise UserError where the task reads rows that the config's base does not describe."""
+    name, layout = config["task"]["name"], prepare.layout_of(config)
+    wanted = "base" if layout == "packed" else "pretrain/encoder"
+    if config_.base_of(config) != wanted:
+        raise UserError(f"task.name={name!r} reads other rows; begin the config with inherit({wanted!r})")
+
+
+def common(config: Mapping[str, Any]) -> None:
+    """Check what every run has: seed, how many checkpoints are kept, the optimizer."""
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']}; expected 0 to 4294967295")
+    last, best = config["keep"]["last"], config["keep"]["best"]
+    if last < 1 or best < 0:
+        raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
+    _watch.Watch(config, better=1)
+    parts = config["batch"]["parts"]
+    if parts < 1 or config["batch"]["size"] % parts:
+        raise UserError(
+            f"batch.parts={parts}; expected a divisor of batch.size={config['batch']['size']}, at least 1"
+        )
+    optim.check(**config["optim"])
+
+
+def durations(config: Mapping[str, Any], *, tokens_per_step: int | None) -> None:
     """Refuse what is no duration, and a warm-up longer than the run where both can be told without data."""
-    tokens = config["batch"]["size"] * config["batch"]["length"]
-    unit = {"tokens_per_step": tokens, "steps_per_epoch": 1000.0}  # an epoch has steps, whatever their number
+    # An epoch has steps, whatever their number.
+    unit: dict[str, Any] = {"tokens_per_step": tokens_per_step, "steps_per_epoch": 1000.0}
     total, warmup = config["total"], config["optim"]["warmup"]
     steps = config_.steps(total, field="total", **unit)
     if steps < 1:
         raise UserError(f"config.total={total!r}; expected at least one step")
     for name in ("log", "evaluate", "save", "sample"):
-        config_.steps(config[name], field=name, total=steps, **unit)
+        if name in config:
+            config_.steps(config[name], field=name, total=steps, **unit)
+    if "long" in config:
+        config_.steps(config["long"]["last"], field="long.last", total=steps, **unit)
+    for name in optim.DURATIONS:
+        if config["optim"].get(name) is not None:
+            config_.steps(config["optim"][name], field=f"optim.{name}", total=steps, **unit)
     rising = config_.steps(warmup, field="optim.warmup", total=steps, **unit)
     known = "epoch" not in f"{total} {warmup}".lower()
     if known and rising > steps:
@@ -74,6 +113,10 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
     Errors name the differing keys; fields under `cosmetic` may differ.
     """
     path = workdir / "config.json"
+    if (workdir / "seeds.json").exists() or any(workdir.glob("seed-*/config.json")):
+        raise UserError(
+            f"workdir {workdir} holds the runs of several seeds; repeat --seeds, or name another workdir"
+        )
     if _wire.resumes(workdir):
         if not path.exists():
             raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")
@@ -85,9 +128,11 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
                 f"name another workdir, or delete {' and '.join(left)} to begin anew"
             )
         return  # a start that came to nothing binds nobody
-    before = {key: value for key, value in _wire.read_json(path).items() if key not in cosmetic}
-    now = {key: value for key, value in config.items() if key not in cosmetic}
-    differing = [f"{key} ({old!r} there, {new!r} now)" for key, old, new in config_.differences(before, now)]
+    differing = [
+        f"{key} ({old!r} there, {new!r} now)"
+        for key, old, new in config_.differences(_wire.read_json(path), config)
+        if key not in cosmetic and key.partition(".")[0] not in cosmetic
+    ]
     if differing:
         raise UserError(
             f"workdir {workdir} holds a run with another config: {', '.join(differing)}; "

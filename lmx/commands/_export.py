@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf
-from lmx.core import tree
+from lmx.core import log, tree
 from lmx.core.errors import UserError
-from lmx.core.hf_table import HeadTable
+from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Checkpoint
 from lmx.hf import certificate, folder, leaves, settings, transfer
 from lmx.hf.convert import Layout
@@ -38,17 +39,16 @@ def write(
     not those of the config's model, or have no place in a class of transformers.
     """
     model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
-    table, heads = _build.tables(model_type)
-    if task_name not in heads:
-        raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
+    table, heads = _tables(found)
     named_type("float32" if dtype is None else dtype)
+    found = _in_units(_as_read(found, heads))
     came = _came(found)
     whole = _hf.sections(found.config)
     fields = {name: value for name, value in whole["model"].items() if name != "name"}
     task, layout = whole["task"], _hf.layout(whole, table, heads)
     _check_fields(fields, layout.head)
     text = _tokenizer(found, fields)
-    others = {**_special(model_type, text), **came.get("config", {})}
+    others = {**_special(model_type, text), **_labels(found, layout.head), **came.get("config", {})}
     built = _build.model(found.config)
     own = leaves.check(found.params, _build.shapes(built))
     wrong = leaves.nonfinite(own, allow=allow_nonfinite)
@@ -80,6 +80,46 @@ def write(
                 "probe": _hf.probed(found, _as_stored(params, layout, types, kind)),
             }
             certificate.write(work, content)
+
+
+def _tables(found: Checkpoint) -> tuple[Table, dict[str, HeadTable]]:
+    """Return the tables of a checkpoint's model. Errors: UserError where its task has none there."""
+    model_type, task_name = found.config["model"]["name"], found.config["task"]["name"]
+    table, heads = _build.tables(model_type)
+    if task_name not in heads:
+        raise UserError(f"a {model_type} with the task {task_name!r} has no class in transformers")
+    return table, heads
+
+
+def _as_read(found: Checkpoint, heads: Mapping[str, HeadTable]) -> Checkpoint:
+    """Return the checkpoint as its folder is read: of tasks that share a head, or add none, the first."""
+    name = found.config["task"]["name"]
+    own = heads[name]
+    first = next(other for other, head in heads.items() if head == own or (head.bare and own.bare))
+    if first == name:
+        return found
+    model = _hf.sections(found.config)["model"]  # with what the task fixes, such as no pooler
+    return dataclasses.replace(found, config={**found.config, "model": model, "task": {"name": first}})
+
+
+def _in_units(found: Checkpoint) -> Checkpoint:
+    """Return the checkpoint; a regression on standardised values gets a head that tells them in their units.
+
+    A folder has no place for mean and deviation. A head without bias stays, and this is said.
+    """
+    facts = found.config.get("facts", {})
+    if "mean" not in facts:
+        return found
+    mean, deviation = (jnp.asarray(facts[name], jnp.float32) for name in ("mean", "deviation"))
+    head = found.params["head"]
+    if "bias" not in head:
+        told = f"value = {facts['deviation']} x logit + {facts['mean']}"
+        log.say(f"warning: the export tells standardised values, for its head has no bias: {told}")
+        return found
+    scaled = {"kernel": head["kernel"] * deviation[None, :], "bias": head["bias"] * deviation + mean}
+    rest = {name: value for name, value in facts.items() if name not in ("mean", "deviation")}
+    config = {**found.config, "facts": rest}
+    return dataclasses.replace(found, params={**found.params, "head": {**head, **scaled}}, config=config)
 
 
 def _tokenizer(found: Checkpoint, fields: Mapping[str, Any]) -> tokenizers_.Tokenizer | None:
@@ -128,9 +168,20 @@ def _special(model_type: str, text: tokenizers_.Tokenizer | None) -> dict[str, A
     return found
 
 
+def _labels(found: Checkpoint, head: HeadTable) -> dict[str, Any]:
+    """Return the labels for config.json, where the run learnt their names and the class counts them."""
+    names = found.config.get("facts", {}).get("names")
+    if names is None or not any(theirs == "num_labels" for _, theirs in head.options):
+        return {}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
 def _for_generation(task: str, config: Mapping[str, Any], came: Mapping[str, Any]) -> dict[str, Any]:
     """Return what generation_config.json holds; nothing for a task that continues no text."""
-    if task != "causal_lm" or came:
+    if task not in ("causal_lm", "instruction") or came:
         return dict(came)  # as the source's file had it
     ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {**{name: value for name, value in ids.items() if value is not None}, **came}

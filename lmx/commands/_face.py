@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmx.commands import _arguments, _build, _export, _wire
+from lmx.commands import _arguments, _build, _export, _fine_tune, _members, _responses, _wire
 from lmx.commands.train import RESUME
 from lmx.commands.train import train as _train
 from lmx.core import config as config_
@@ -32,10 +32,10 @@ def load(
     """Return a checkpoint: of a run (`FOLDER`, `FOLDER@best`, `FOLDER@STEP`), of a Hugging Face folder, or of
     a model of the hub (`hf://ORG/NAME@REVISION`).
 
-    The rest is for Hugging Face models. task: another task than the class that config.json names, with its
-    options, such as `{"name": "sequence_classification", "labels": 3}`; a head that the files have not starts
-    anew from `seed`, and is named. dtype: the parameters' type, by name or as numpy and jax have it.
-    allow_nonfinite: read NaN and infinite
+    task: of a run on several tasks, the name of one of them; of a Hugging Face model, another task than the
+    class that config.json names, with options, such as `{"name": "sequence_classification", "labels": 3}`; a
+    head that the files have not starts anew from `seed`, and is named. The rest is for Hugging Face models.
+    dtype: the parameters' type, by name or as numpy and jax have it. allow_nonfinite: read NaN and infinite
     weights. sharding: where the parameters shall lie, a jax sharding for all, or a function of (path, shape)
     that returns one; each tensor goes straight there.
     Errors: UserError where there is none, or where it is damaged; missing, surplus and mis-shaped tensors in
@@ -54,6 +54,8 @@ def load(
     options: dict[str, Any] = {}
     if task is not None:
         options["task"] = {"name": task} if isinstance(task, str) else dict(task)
+        if isinstance(task, str) and _wire.is_run(os.fspath(path)):
+            return _wire.checkpoint(os.fspath(path), member=task)
     options |= {"dtype": dtype} if dtype != "float32" else {}
     options |= {"allow_nonfinite": True} if allow_nonfinite else {}
     options |= {"seed": seed} if seed else {}
@@ -68,7 +70,7 @@ def build(config: Mapping[str, Any]) -> Model:
     """
     _expect("config", config, "a dict or a ConfigDict", isinstance(config, (Mapping, config_.ConfigDict)))
     sections = config_.plain(config)
-    for name in ("model", "task"):
+    for name in ("model",) if "tasks" in sections else ("model", "task"):
         if not isinstance(sections.get(name), dict) or "name" not in sections[name]:
             raise UserError(
                 f"the config has no {name}.name; expected sections `model` and `task`, each with a name"
@@ -99,6 +101,53 @@ def train(config: Mapping[str, Any] | str | os.PathLike[str], workdir: str | os.
     raise KeyboardInterrupt(said) if stopped == signal.SIGINT else SystemExit(RESUME)
 
 
+def fine_tune(
+    rows: Any,
+    *,
+    start: str | os.PathLike[str],
+    task: str | Mapping[str, Any] | None = None,
+    validation: Any = "10%",
+    workdir: str | os.PathLike[str] | None = None,
+    epochs: float = 3,
+    batch_size: int = 16,
+    learning_rate: float = 5e-5,
+    length: int = 128,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Fine-tune a checkpoint on rows, and return the best checkpoint by the validation score.
+
+    rows: dicts with the task's fields, such as `{"text": ..., "label": ...}`, or a data frame with such
+    columns; with no task texts, on which a language model goes on. start: a Hugging Face folder, an hf://
+    reference, or a run. task: a name, or a dict with one and options. validation: rows of the same kind, or
+    a share to hold out. workdir: the run's folder, which the same call resumes; None for a temporary one.
+    learning_rate: the highest; it rises for a tenth of the steps and falls in a straight line. length: the
+    most tokens of an example. changes: {dotted config key: value} for everything else.
+    Errors: UserError, one line, before anything is compiled. It is the command `train` underneath.
+    """
+    fits = task is None or isinstance(task, str) or (isinstance(task, Mapping) and "name" in task)
+    _expect("task", task, "a name, a dict with one, or None for texts", fits)
+    _expect("start", start, "a path", isinstance(start, (str, os.PathLike)))
+    _expect("epochs", epochs, "a number above 0", _number(epochs) and epochs > 0)
+    _expect("batch_size", batch_size, "a whole number of at least 1", _whole(batch_size) and batch_size >= 1)
+    _expect("length", length, "a whole number of at least 1", _whole(length) and length >= 1)
+    _expect("learning_rate", learning_rate, "a number above 0", _number(learning_rate) and learning_rate > 0)
+    _expect_seed(seed)
+    return _fine_tune.fine_tune(
+        rows,
+        start=start,
+        task=task,
+        validation=validation,
+        workdir=workdir,
+        epochs=epochs,
+        batch_size=batch_size,
+        rate=learning_rate,
+        length=length,
+        seed=seed,
+        changes=changes or {},
+    )
+
+
 def generate(
     checkpoint: Checkpoint,
     prompts: Sequence[str],
@@ -108,7 +157,8 @@ def generate(
     top_k: int | None = 40,
     seed: int = 0,
 ) -> list[str]:
-    """Return a continuation of each prompt.
+    """Return a continuation of each prompt; of a run that was trained on instructions, its response to each,
+    in the run's template.
 
     Errors: UserError where the checkpoint has no tokenizer, and for arguments that are not what they must be.
     """
@@ -125,6 +175,10 @@ def generate(
     _expect("top_k", top_k, "a whole number, or None", top_k is None or _whole(top_k))
     _expect_seed(seed)
     sample.check(temperature, top_k)
+    checkpoint = _members.one(checkpoint)
+    if _responses.writes(checkpoint.config):
+        drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
+        return _responses.answers(checkpoint, texts, tokens=tokens, **drawn)
     text = _wire.tokenizer(checkpoint)
     return _wire.continuations(
         build(checkpoint.config),
@@ -166,6 +220,7 @@ def save_hf(
     shards = "GB above 0, from 1e-9 (a file for each tensor) to 1e9, a GB being 10^9 bytes"
     _expect("shard_size", shard_size, shards, fits)
     _expect("allow_nonfinite", allow_nonfinite, "True or False", isinstance(allow_nonfinite, bool))
+    checkpoint = _members.one(checkpoint)
     build(checkpoint.config)
     checkpoint = dataclasses.replace(checkpoint, config=config_.plain(checkpoint.config))
     size = max(1, int(shard_size * 1e9))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmx.commands import _export, _platform, _wire
+from lmx.commands import _export, _members, _platform, _wire
 from lmx.core import config as config_
 from lmx.core import log
 from lmx.report import page
@@ -43,37 +43,64 @@ def opening(session: Session, made: int) -> str:
     return (
         f"{fields['name']}: {count:,} parameters, {fields['layers']} layers, width {fields['width']}; "
         f"{there} of "
-        f"{session.tokens_per_step:,} tokens on {session.mesh.size} device{'s' * (session.mesh.size > 1)}"
+        f"{session.feed.per_step:,} {session.feed.unit} on {session.mesh.size} "
+        f"device{'s' * (session.mesh.size > 1)}"
     )
 
 
 def finish(session: Session, made: int, say: Any) -> None:
     """Write the export and the report, where they are not there yet."""
     folder = session.workdir / "export"
-    if session.config["export"] and not folder.exists():
-        say("writing the Hugging Face folder")
-        _export.write(session.checkpoint(made), folder)
+    found = session.checkpoint(made)
+    session.feed.finish(found.params, session.workdir)
+    exports = _members.exports(found, folder) if session.config["export"] else {}
+    if left := {target: one for target, one in exports.items() if not target.exists()}:
+        say(f"writing the Hugging Face folder{'s' * (len(left) > 1)}")
+        for target, one in left.items():
+            _export.write(one, target)
         path = session.workdir / "run.json"
         facts.write(session.workdir, {**_wire.read_json(path), "export": str(folder)})
     page.write(session.workdir)
 
 
+def _usable(session: Session, lmx: str, run: str) -> str:
+    """Return what to do with a model that writes no text."""
+    if session.feed.unit == "tokens":
+        return f"  {lmx} train --config finetune/classify --config.start={run} --workdir OTHER ..."
+    return f"  {lmx} predict --checkpoint {run} --data FILE"
+
+
 def closing(session: Session, made: int, again: str) -> str:
     """Return what was made, where, and what to try next."""
     work, lmx = session.workdir, _platform.program()
-    figures = session.kept.facts(made)["figures"]
-    export = [f"  {work / 'export'}  Hugging Face folder"] if (work / "export").exists() else []
+    best = session.kept.best() if session.config["keep"]["restore"] else None
+    step = made if best is None else best
+    figures = session.kept.facts(step)["figures"]
+    texts = "samples" in session.config
+    made_of = {
+        "report.html": "curves, data, config: open it in a browser",
+        "checkpoints": f"steps {', '.join(map(str, session.kept.steps()))}",
+        "export": "Hugging Face folder",
+        "metrics.json": "figures with their intervals",
+        "errors.jsonl": "the validation examples with the highest loss, sorted by it",
+        "predictions.jsonl": "what the model says of each validation example",
+        "metrics.jsonl": "figures during training; also in events (TensorBoard)",
+        "samples.jsonl": "texts written during training",
+    }
+    made_of |= {f"predictions-{name}.jsonl": "those of one task" for name in session.config.get("tasks", {})}
+    run = shlex.quote(str(work))
+    whose = " --task NAME" if "tasks" in session.config else ""
+    following = [
+        f"  {lmx} generate --checkpoint {run} --prompt 'The'",
+        f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
+    ]
     return "\n".join(
         [
-            f"step {made}: validation {', '.join(f'{name} {value:.4f}' for name, value in figures.items())}",
+            f"step {step}: validation {', '.join(f'{name} {value:.4f}' for name, value in figures.items())}",
             "made:",
-            f"  {work / 'report.html'}  curves, samples, data, config: open it in a browser",
-            f"  {work / 'checkpoints'}  steps {', '.join(map(str, session.kept.steps()))}",
-            *export,
-            f"  {work / 'metrics.jsonl'}, {work / 'samples.jsonl'}, {work / 'events'} (TensorBoard)",
+            *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",
             f"  {again}   # the same again goes on after a stop; now it says: done already",
-            f"  {lmx} generate --checkpoint {shlex.quote(str(work))} --prompt 'The'",
-            f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
+            *(following if texts else [_usable(session, lmx, run + whose)]),
         ]
     )

@@ -101,7 +101,7 @@ def read(
         config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies, dtype)}
         if any(leaf.startswith("head/") for leaf in plan.fresh):  # the names of labels were the other head's
             _forget_labels(config["hf"]["config"])
-    fresh = tree.map_named(place, _started(built, plan.fresh, seed, dtype))
+    fresh = tree.map_named(place, started(built, plan.fresh, seed, dtype))
     params = tree.merge(params, fresh)
     found = Checkpoint(params, config, folder=str(path) if tokenizers_.exists(path) else None)
     return Import(found, plan, ignored, tuple(notes))
@@ -300,7 +300,7 @@ def _types(stored: Stored, plan: Plan, lies: Layout, dtype: str) -> dict[str, An
     return {"dtype": most, "types": {name: kind for name, kind in kinds.items() if kind != most}}
 
 
-def _started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[str, Any]:
+def started(built: Any, fresh: tuple[str, ...], seed: int, dtype: str) -> dict[str, Any]:
     """Return new leaves for these paths; under jit nothing else of the model is made."""
     if not fresh:
         return {}
@@ -356,7 +356,12 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {option.name: option.default for option in options}
     return {
         "model": {"name": config["model"]["name"], **dataclasses.asdict(fields)},
-        "task": {**defaults, **(head.task if head else {}), **config["task"]},
+        "task": {
+            "name": config["task"]["name"],
+            **defaults,
+            **(head.task if head else {}),
+            **_build.options_of(config, "attach"),
+        },
     }
 
 

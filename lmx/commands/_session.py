@@ -4,92 +4,137 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from lmx import batches as batches_
 from lmx import optim
-from lmx.commands import _build, _start, _wire
+from lmx.commands import _bodies, _build, _multi, _packed, _start, _supervised, prepare
+from lmx.commands._feed import Feed
+from lmx.commands._watch import Watch
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
-from lmx.core import plugin, tree
+from lmx.core import tree
 from lmx.core.errors import UserError
-from lmx.core.types import Checkpoint, Sums
+from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
-from lmx.sources import rows
-from lmx.training import evaluate, loop, state, step
-from lmx.training.hooks import Hook
+from lmx.training import loop, state, step
+from lmx.training.hooks import Hook, falls
+from lmx.training.members import Members
 from lmx.training.record import Recorder, diverged
+
+Say = Callable[[str], None]
+
+
+def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
+    """Prepare the data of a checked config and return its session."""
+    if jax.process_count() > 1:
+        raise UserError("training over several processes is not there yet; start one process")
+    mesh = mesh_.make(**config["mesh"])
+    mesh_.check_batch(config["batch"]["size"], mesh)
+    feed: Feed
+    members, keep = None, None
+    if "tasks" in config:
+        several = _multi.prepare(config, workdir, say=say)
+        resolved, members = several.config, _build.members(several.config)
+        model = members.model
+        feed = _multi.Multi(several, mesh=mesh)
+        keep = partial(_supervised.keep, next(iter(several.tasks.values())))
+        start = partial(_multi.params, resolved, say=say)
+    elif config_.pretraining(config):
+        own = "name" in config["model"]
+        folder, manifests = prepare.every(config, workdir, say=say)
+        resolved = _packed.resolve(_bodies.completed(config, workdir), manifests[0], folder)
+        model = _build.model(resolved)
+        feed = _packed.Packed(resolved, workdir, manifests, model=model, mesh=mesh)
+        start = partial(_start.params, resolved, model)
+        if not own:
+            start = partial(_bodies.params, resolved, model, say=say)
+    else:
+        prepared = _supervised.prepare(config, workdir, say=say)
+        resolved = prepared.config
+        model = _build.model(resolved)
+        feed = _supervised.Supervised(prepared, model=model, mesh=mesh)
+        keep = partial(_supervised.keep, prepared)
+        start = partial(_bodies.params, resolved, model, say=say)
+    return Session(
+        resolved, workdir, feed, model=model, mesh=mesh, start=start, keep=keep, say=say, members=members
+    )
 
 
 class Session:
     """A run that is ready to go on from wherever it stands.
 
-    config: plain and resolved (`model.vocab_size`, `data.folder`). manifest: that of the prepared rows.
+    config: plain and resolved: nothing in it is left for the data to tell. feed: its data. start: reads the
+    parameters that the config's `start` names. keep: writes what lies beside the checkpoints, once the run is
+    known to be this one. members: of a run on several tasks, which leaves are whose.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], say: Any
+        self,
+        config: Mapping[str, Any],
+        workdir: Path,
+        feed: Feed,
+        *,
+        model: Model,
+        mesh: Mesh,
+        start: Callable[[], Any],
+        say: Say,
+        keep: Callable[[], None] | None = None,
+        members: Members | None = None,
     ) -> None:
-        self.config, self.workdir, self.manifest, self.say = config, workdir, manifest, say
-        if jax.process_count() > 1:
-            raise UserError("training over several processes is not there yet; start one process")
-        self.mesh = mesh_.make(**config["mesh"])
-        mesh_.check_batch(config["batch"]["size"], self.mesh)
-        task = _build.task(config, needs=_build.TRAINED)
-        self.model = _build.model(config)
-        self.data = _wire.data_folder(config, workdir)
-        self.train_rows = rows.source("train", folder=self.data)
-        self.held_out = rows.source("validation", folder=self.data)
-        self.encode = task.encode
-        self.batches = batches_.Batches(
-            self.train_rows, size=config["batch"]["size"], seed=config["seed"], encode=task.encode
-        )
+        self.config, self.workdir, self.feed, self.say = config, workdir, feed, say
+        self.model, self.mesh, self._start, self._keep = model, mesh, start, keep
         self._durations()
-        _wire.check_tokenizer(self.data, manifest)
-        if self.every["sample"]:
-            _wire.check_samples(config, self.data)
-        self.rate = optim.schedule(
-            config["optim"]["schedule"],
-            rate=config["optim"]["rate"],
-            warmup=self.warmup,
-            total=self.total,
-            end=config["optim"]["end"],
-        )
-        options = {
-            k: v for k, v in config["optim"].items() if k not in ("name", "rate", "schedule", "warmup", "end")
-        }
-        self.optimizer = optim.build(config["optim"]["name"], self.rate, **options)
-        objective = _build.objective(config, self.model)
-        self.step = step.build(self.model, objective, self.optimizer, seed=config["seed"], mesh=self.mesh)
-        self.evaluate = evaluate.build(objective, mesh=self.mesh)
-        split = manifest["splits"]["validation"]
-        self.metric = plugin.find("lmx.metrics", task.METRICS[0]).metric(
-            bytes_per_token=split["bytes"] / max(split["labels"], 1)
+        if self.every.get("sample"):
+            feed.check_samples()
+        parts = None if members is None else members.part
+        self.rate, self.optimizer = optim.make(total=self.total, parts=parts, **self._optim())
+        self.step = step.build(
+            model,
+            feed.objective(),
+            self.optimizer,
+            seed=config["seed"],
+            mesh=mesh,
+            parts=config["batch"]["parts"],
+            whole=dict if members else getattr(_build.task(config), "whole", dict),
+            moves=None if members is None else members.moves,
         )
         self.kept = checkpoints.Checkpoints(
             workdir / "checkpoints", keep_last=config["keep"]["last"], keep_best=config["keep"]["best"]
         )
         self.validation: dict[int, dict[str, float]] = {}
+        self.watch = Watch(config, better=feed.better)
 
     def _durations(self) -> None:
-        size, length = self.config["batch"]["size"], self.config["batch"]["length"]
-        unit = {"tokens_per_step": size * length, "steps_per_epoch": self.batches.steps_per_epoch}
-        self.tokens_per_step = size * length
-        self.total = config_.steps(self.config["total"], field="total", **unit)
+        batches, known = self.feed.batches, self.feed.unit == "tokens"
+        self._unit: dict[str, Any] = {
+            "tokens_per_step": self.feed.per_step if known else None,
+            "steps_per_epoch": batches.steps_per_epoch,
+        }
+        self.total = config_.steps(self.config["total"], field="total", **self._unit)
         if self.total < 1:
             raise UserError(f"config.total={self.config['total']!r}; expected at least one step")
-        self.warmup = config_.steps(
-            self.config["optim"]["warmup"], field="optim.warmup", total=self.total, **unit
-        )
         self.every = {
-            name: config_.steps(self.config[name], field=name, total=self.total, **unit)
+            name: config_.interval(self.config[name], field=name, total=self.total, **self._unit)
             for name in ("log", "evaluate", "save", "sample")
+            if name in self.config
         }
+
+    def _optim(self) -> dict[str, Any]:
+        """Return the config's section of the optimizer, its durations in steps."""
+        found = dict(self.config["optim"])
+        for name in optim.DURATIONS:
+            if found.get(name) is not None:
+                found[name] = config_.steps(
+                    found[name], field=f"optim.{name}", total=self.total, **self._unit
+                )
+        return found
 
     def open(self) -> int:
         """Bring the state to where the run stands and return the steps made.
@@ -103,35 +148,40 @@ class Session:
         made = 0
         if found is not None:
             params, optimizer, known = found
-            if known["data"] != self.manifest["fingerprint"]:
+            if known["data"] != self.feed.fingerprint:
                 raise UserError(
-                    f"the rows in {self.data} are not those that {self.workdir} was trained on: fingerprint "
-                    f"{self.manifest['fingerprint'][:12]}, expected {known['data'][:12]}; "
+                    f"the data are not those that {self.workdir} was trained on: fingerprint "
+                    f"{self.feed.fingerprint[:12]}, expected {known['data'][:12]}; "
                     "name another workdir"
                 )
             made = int(known["step"])
+            self.watch.resume(known["watch"])
+            if optimizer.average is not None:
+                params, optimizer = optim.exchanged(optimizer, params)
             self.state = state.State(jnp.int32(made), params, optimizer)
         else:
-            given = None if self.config["start"] == "scratch" else _start.params(self.config, self.model)
+            given = None if self.config["start"] == "scratch" else self._start()
             self.state = state.start(
                 self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
             )
         self.state = jax.device_put(self.state, mesh_.replicated(self.mesh))
+        if self._keep is not None:
+            self._keep()
         return made
 
     def run(self, made: int, stopping: Any) -> int:
         """Train from step `made` to the end, or until `stopping`; return the steps made."""
         self.record = Recorder(
-            self.workdir, start=made, total=self.total, tokens_per_step=self.tokens_per_step
+            self.workdir, start=made, total=self.total, per_step=self.feed.per_step, unit=self.feed.unit
         )
         hooks = (
             Hook(self.every["log"], self._log, last=True, gather=True),
             Hook(self.every["evaluate"], self._evaluate),
             Hook(self.every["save"], self._save, last=True),
-            Hook(self.every["sample"], self._sample),
+            Hook(self.every.get("sample", 0), self._sample),
         )
         try:
-            with self.batches.iterate(made) as stream:
+            with self.feed.batches.iterate(made) as stream:
                 self.state, made = loop.run(
                     self.state,
                     self.step,
@@ -141,6 +191,7 @@ class Session:
                     mesh=self.mesh,
                     hooks=hooks,
                     stopping=stopping,
+                    satisfied=lambda: self.watch.stop,
                 )
         finally:
             self.record.close()
@@ -148,43 +199,64 @@ class Session:
         return made
 
     def _log(self, made: int, now: state.State, window: list[Sums]) -> None:
-        self.record.train(made, window, float(self.rate(jnp.int32(made - 1))))
+        rate = float(self.rate(jnp.int32(made - 1))) * float(now.optimizer.scale)
+        self.record.train(made, window, rate)
 
-    def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> None:
+    def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
+        if made in self.validation:
+            return None
         with self.record.progress.paused("evaluating"):
-            figures = self.figures(now.params)
+            figures = self.feed.figures(self._shown(now))
         self.validation[made] = figures
         self.record.evaluation(made, "validation", figures)
+        before = self.watch.scale
+        self.watch.update(figures[self.feed.score])
+        if self.watch.scale == before:
+            return None
+        return now._replace(optimizer=optim.rescaled(now.optimizer, self.watch.scale))
 
-    def figures(self, params: Any) -> dict[str, float]:
-        """Return loss, perplexity and bits per byte on all held-out rows."""
-        whole = batches_.whole(self.held_out, size=self.config["batch"]["size"], encode=self.encode)
-        return self.metric.finish(evaluate.over(self.evaluate, params, whole, mesh=self.mesh))
+    def _shown(self, now: state.State) -> Any:
+        """Return the parameters that are evaluated and given away: the average, where there is one."""
+        if now.optimizer.average is None:
+            return now.params
+        return optim.averaged(now.optimizer, now.params)
 
-    def _save(self, made: int, now: state.State, window: list[Sums]) -> None:
+    def _save(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
         norm = float(window[-1]["grad_norm"])
         if not (math.isfinite(norm) and state.finite(now.params)):
             what = f"the gradient norm is {norm}, or parameters are not finite"
             raise UserError(diverged(self.workdir, made, what))
-        planned = made == self.total or made % max(1, self.every["save"]) == 0
-        if planned and made not in self.validation:  # a checkpoint without a figure could not be the best
-            self._evaluate(made, now, window)
+        planned = made == self.total or self.watch.stop or falls(made, self.every["save"])
+        changed = None
+        if planned:  # a checkpoint without a figure could not be the best
+            changed = self._evaluate(made, now, window)
+        now = changed or now
         figures = self.validation.get(made, {})
+        params, optimizer = now.params, now.optimizer
+        if optimizer.average is not None:  # who reads the checkpoint gets what was evaluated
+            params, optimizer = optim.exchanged(optimizer, params)
         self.kept.save(
             made,
-            now.params,
-            now.optimizer,
+            params,
+            optimizer,
             facts={
                 "config": self.config,
                 "figures": figures,
-                "loss": figures.get("loss"),
-                "data": self.manifest["fingerprint"],
+                "rank": self._rank(figures),
+                "data": self.feed.fingerprint,
+                "watch": self.watch.state(),
             },
         )
+        return changed
+
+    def _rank(self, figures: Mapping[str, float]) -> float | None:
+        """Return what checkpoints are ordered by, the lower the better; None without a score."""
+        score = figures.get(self.feed.score, math.nan)
+        return None if math.isnan(score) else -self.feed.better * score
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self.record.progress.paused("sampling"):
-            for prompt, text in _wire.samples(self.model, now.params, self.config, self.data, made):
+            for prompt, text in self.feed.samples(now.params, made):
                 self.record.sample(made, prompt, text)
 
     def facts(self, made: int, started: float) -> dict[str, Any]:
@@ -194,18 +266,22 @@ class Session:
             **facts.environment(),
             **facts.size(self.state.params),
             "steps": made,
-            "tokens": made * self.tokens_per_step,
+            self.feed.unit: made * self.feed.per_step,
             "seconds": round(time.monotonic() - started, 1),
-            "best": None if best is None else {"step": best, "loss": self.kept.facts(best)["loss"]},
-            "data": {name: self.manifest[name] for name in ("fingerprint", "counts", "splits", "sources")},
+            "best": None if best is None else self._best(best),
+            "data": self.feed.facts,
             "decayed": [path for path, on in tree.flatten(optim.decayed(self.state.params)).items() if on],
         }
 
+    def _best(self, step: int) -> dict[str, Any]:
+        figures = self.kept.facts(step)["figures"]
+        return {"step": step, "loss": figures["loss"], self.feed.score: figures[self.feed.score]}
+
     def checkpoint(self, made: int) -> Checkpoint:
-        """Return the state's parameters as a checkpoint."""
-        return Checkpoint(
-            self.state.params,
-            self.config,
-            folder=str(self.data / "tokenizer"),
-            step=made,
-        )
+        """Return what the run gives away: its last parameters, or, with `keep.restore`, its best."""
+        best = self.kept.best() if self.config["keep"]["restore"] else None
+        if best is not None and best != made:
+            wanted = state.abstract(self.model, self.optimizer, mesh=self.mesh)
+            params, _, _ = self.kept.restore(best, wanted.params)
+            return Checkpoint(params, self.config, folder=str(self.feed.tokenizer), step=best)
+        return Checkpoint(self._shown(self.state), self.config, folder=str(self.feed.tokenizer), step=made)

@@ -29,7 +29,7 @@ def check(config: Mapping[str, Any]) -> None:
     """
     if config["start"] == "scratch":
         return
-    theirs = _fields(config["start"])
+    theirs = fields(config["start"])
     ours = {**config["model"], "vocab_size": theirs["vocab_size"]}
     if ours["name"] != theirs["name"]:
         _refuse(config["start"], [("name", ours["name"], theirs["name"])])
@@ -46,8 +46,8 @@ def params(config: Mapping[str, Any], built: Model) -> Any:
     return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found.params, _build.shapes(built))
 
 
-def _fields(reference: str) -> dict[str, Any]:
-    """Return the `model` section of a reference, whole; the weights are not read."""
+def fields(reference: str) -> dict[str, Any]:
+    """Return the `model` section of a checkpoint, every field of it; the weights are not read."""
     folder, which = _wire.located(reference)
     if which is None:
         stored = settings.read(folder)
@@ -57,11 +57,11 @@ def _fields(reference: str) -> dict[str, Any]:
                 f"{folder}: model_type={stored.get('model_type')!r}; lmx reads: {', '.join(known)}"
             )
         table, _ = _build.tables(str(stored["model_type"]))
-        fields = {"name": table.model_type, **settings.model_fields(stored, table)}
+        found = {"name": table.model_type, **settings.model_fields(stored, table)}
     else:
         with closing(Checkpoints(folder / "checkpoints")) as kept:
-            fields = kept.facts(_wire.chosen(kept, folder, which))["config"]["model"]
-    return {"name": fields["name"], **dataclasses.asdict(_build.model_config(fields))}
+            found = kept.facts(_wire.chosen(kept, folder, which))["config"]["model"]
+    return {"name": found["name"], **dataclasses.asdict(_build.model_config(found))}
 
 
 def _shapes(built: Model) -> Shapes:

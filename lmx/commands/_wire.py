@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf
+from lmx.commands import _build, _hf, _members
+from lmx.core import config as config_
 from lmx.core import log, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
@@ -20,8 +21,10 @@ from lmx.hf import hub, settings
 from lmx.runs.checkpoints import Checkpoints
 
 
-def checkpoint(reference: str, **options: Any) -> Checkpoint:
+def checkpoint(reference: str, *, member: str | None = None, **options: Any) -> Checkpoint:
     """Return the checkpoint that a reference names.
+
+    member: the task, of a run on several.
 
     A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, a Hugging Face folder, or
     `hf://ORG/NAME@REVISION`. options: those of `_hf.read`, for Hugging Face folders only; what was dropped,
@@ -30,9 +33,14 @@ def checkpoint(reference: str, **options: Any) -> Checkpoint:
     """
     folder, which = located(reference)
     if which is None:
-        return _from_hf(folder, options)
+        return _members.one(_from_hf(folder, options), member, reference)
     if options:
         raise UserError(f"{folder} is a run; {', '.join(options)} are for Hugging Face folders")
+    return _members.one(run(folder, which), member, reference)
+
+
+def run(folder: Path, which: str) -> Checkpoint:
+    """Return a run's checkpoint, as `located` tells them; of a run on several tasks, that of all of them."""
     with closing(Checkpoints(folder / "checkpoints")) as kept:
         return _read_run(kept, folder, which)
 
@@ -64,6 +72,11 @@ def located(reference: str) -> tuple[Path, str | None]:
     return folder, None
 
 
+def is_run(reference: str) -> bool:
+    """Tell whether a reference names a run of lmx that has a checkpoint. Errors: as `located`."""
+    return not hub.is_reference(reference) and located(reference)[1] is not None
+
+
 def begun(folder: Path) -> bool:
     """Tell whether a folder holds the config.json of a run, which has sections, and not that of a model."""
     try:
@@ -81,13 +94,18 @@ def _from_hf(folder: Path, options: Mapping[str, Any]) -> Checkpoint:
 
 
 def chosen(kept: Checkpoints, folder: Path, which: str) -> int:
-    """Return the step that `which` chooses in a run: "" is the newest, "best", or a step."""
+    """Return the step that `which` chooses in a run: "best", a step, or "" for what the run gives away, which
+    is the newest, or with `keep.restore` the best."""
     steps = kept.steps()
     if not steps:
         raise UserError(f"{folder}: no checkpoint yet; train it first")
     if which and which != "best" and not (which.isascii() and which.isdigit()):
         raise UserError(f"{folder}@{which}: expected @best or @STEP, with a step of {steps}")
-    step = steps[-1] if not which else kept.best() if which == "best" else int(which)
+    if not which:
+        restores = kept.facts(steps[-1])["config"].get("keep", {}).get("restore", False)
+        best = kept.best() if restores else None
+        return steps[-1] if best is None else best
+    step = kept.best() if which == "best" else int(which)
     if step is None:
         raise UserError(
             f"{folder}: no checkpoint was evaluated, so none is the best; there are steps {steps}"
@@ -115,7 +133,9 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
         hint = f"; there is also {', '.join(others)}" if others else ""
         raise UserError(f"{error}{hint}") from error
     data = data_folder(facts["config"], folder)
-    config = {**facts["config"], "data": {**facts["config"]["data"], "folder": str(data)}}
+    config = dict(facts["config"])
+    if config_.pretraining(config):
+        config["data"] = {**config["data"], "folder": str(data)}
     text = data / "tokenizer"
     return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
 
@@ -126,8 +146,26 @@ def resumes(workdir: Path) -> bool:
 
 
 def data_folder(config: Mapping[str, Any], workdir: Path) -> Path:
-    """Return where the prepared rows of a config lie: a folder of its own, or the run's."""
-    return Path(config["data"]["folder"] or workdir / "data")
+    """Return where the data of a run lie: prepared rows in a folder of their own, or the run's."""
+    own = config["data"]["folder"] if config_.pretraining(config) else None
+    return Path(own or workdir / "data")
+
+
+def tokenizer_folder(reference: str) -> Path:
+    """Return the folder of the tokenizer that lies with a checkpoint; no weights are read.
+
+    Errors: UserError where there is none.
+    """
+    folder, which = located(reference)
+    if which is not None:
+        folder = folder / "data" / "tokenizer"
+        own = read_json(folder.parents[1] / "config.json").get("data", {}).get("folder")
+        folder = folder if own is None else Path(own) / "tokenizer"
+    if not tokenizers_.exists(folder):
+        raise UserError(f"{reference} has no tokenizer with it; put its files beside the weights")
+    if which is None:
+        tokenizers_.probe(folder)
+    return folder
 
 
 def tokenizer(found: Checkpoint) -> tokenizers_.Tokenizer:

@@ -1,4 +1,4 @@
-"""Evaluate: loss, perplexity and bits per byte of a checkpoint on prepared rows."""
+"""Evaluate: the figures of a checkpoint on prepared rows, or on the examples of its task."""
 
 from __future__ import annotations
 
@@ -6,39 +6,101 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lmx.commands import _arguments
 from lmx.core.errors import UserError
 
+if TYPE_CHECKING:
+    from lmx.core.types import Checkpoint
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --checkpoint, --data, --split and --batch."""
+    """Declare --checkpoint, --data, --split and what says which examples."""
     parser.add_argument(
         "--checkpoint", required=True, help="a run's folder, FOLDER@best, FOLDER@STEP, or a HF folder"
     )
     data = _arguments.option(_arguments.folder)
-    parser.add_argument("--data", type=data, help="a folder of prepared rows; default: the run's own")
-    parser.add_argument("--split", default="validation", choices=("validation", "train"))
     parser.add_argument(
-        "--batch",
-        type=_arguments.count,
-        default=32,
-        help="rows at a time; it changes no figure but by rounding",
+        "--data", type=data, help="a folder of prepared rows, or a file of examples; default: the run's own"
     )
+    parser.add_argument("--split", default="validation", choices=("validation", "train", "test"))
+    _arguments.examples(parser)
+    _arguments.task(parser)
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print the figures as one JSON object."""
+    from lmx.commands import _apply, _platform, _wire
+
+    _platform.start()
+    found = _wire.checkpoint(options.checkpoint, member=options.task)
+    if _apply.supervised(found):
+        print(json.dumps(_examples(found, options)))
+    else:
+        print(json.dumps(_rows(found, options)))
+    return 0
+
+
+def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures, with 95 % intervals, on a file of examples or a split of the run's own."""
+    from lmx import sources
+    from lmx.commands import _apply, _wire
+    from lmx.core import log
+
+    applied = _apply.opened(found, batch=options.batch)
+    rows = _apply.rows(
+        applied,
+        None if options.data is None else str(options.data),
+        split=options.split,
+        where=_arguments.columns(options.columns),
+        format=options.format,
+        targets=True,
+    )
+    if options.split == "test" and options.data is None:
+        _lock(_wire.located(options.checkpoint)[0])
+    if options.data is None and options.split != "train":
+        train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
+        if shared := sources.overlap(train, rows):
+            log.say(f"warning: {shared:,} of the {len(rows):,} {options.split} rows are also in train")
+    split = applied.split(rows, targets=True)
+    judged = applied.judge.judged(found.params, split)
+    return {
+        "split": options.split if options.data is None else str(options.data),
+        "step": found.step,
+        "examples": len(judged.predictions),
+        **judged.more,
+        **log.plain(judged.figures),
+        "intervals": log.plain(judged.intervals),
+    }
+
+
+def _lock(run: Path) -> None:
+    """Note in a run's folder that its test split was used, and say so where it was before."""
+    from datetime import UTC, datetime
+
+    from lmx.core import log
+
+    path = run / "test_uses.jsonl"
+    before = log.read_jsonl(path) if path.exists() else []
+    if before:
+        log.say(
+            f"warning: the test split was used {len(before)} time{'s' * (len(before) > 1)} before, first "
+            f"{before[0]['time']}; a figure that guided a choice is no test figure any more"
+        )
+    writer = log.Jsonl(path)
+    writer.write({"step": len(before), "time": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of the task on prepared rows."""
     from lmx import batches
-    from lmx.commands import _build, _platform, _wire
+    from lmx.commands import _build, _packed, _wire
     from lmx.core import mesh as mesh_
     from lmx.core import rows as codec
-    from lmx.metrics import perplexity
     from lmx.sources import rows
     from lmx.training import evaluate
 
-    _platform.start()
-    found = _wire.checkpoint(options.checkpoint)
     rows_of_run = found.config.get("data", {}).get("folder")
     folder = options.data
     if folder is None and rows_of_run and (Path(rows_of_run) / codec.MANIFEST).exists():
@@ -55,12 +117,25 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         )
     source = rows.source(options.split, folder=folder)
     mesh = mesh_.make()
-    size = max(1, round(options.batch / mesh.size)) * mesh.size
+    size = max(1, round((options.batch or 32) / mesh.size)) * mesh.size
     task = _build.task(found.config, needs=_build.TRAINED)
     objective = _build.objective(found.config, _build.model(found.config))
-    whole = batches.whole(source, size=size, encode=task.encode)
+    _fits(found, manifest, folder)
+    text = _wire.tokenizer(found)
+    encode = _build.encoder({**found.config, "seed": manifest["settings"]["seed"]}, text.vocabulary())
+    whole = batches.whole(source, size=size, encode=encode)
     sums = evaluate.over(evaluate.build(objective, mesh=mesh), found.params, whole, mesh=mesh)
-    split = manifest["splits"][options.split]
-    figures = perplexity.metric(bytes_per_token=split["bytes"] / max(split["labels"], 1)).finish(sums)
-    print(json.dumps({"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}))
-    return 0
+    figures = _packed.metric(task, manifest["splits"][options.split]).finish(sums)
+    return {"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}
+
+
+def _fits(found: Checkpoint, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where the task reads rows of another layout."""
+    from lmx.commands import prepare
+
+    wanted, there = prepare.layout_of(found.config), manifest["settings"]["layout"]
+    if wanted != there:
+        raise UserError(
+            f"{folder} holds rows laid out as {there}, but {found.config['task']['name']} reads {wanted}; "
+            "prepare rows for it"
+        )

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lmx.commands import _arguments
 from lmx.core.errors import UserError
@@ -30,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=5.0,
         help="GB (10^9 bytes), or such as 500MB, at which the weights are cut into files; default: 5",
     )
+    _arguments.task(parser)
     parser.add_argument(
         "--allow-nonfinite", action="store_true", help="write weights that are NaN or infinite"
     )
@@ -53,8 +55,9 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     source, run_of = _wire.located(options.checkpoint)
     if run_of is None or (source / "conversion.json").exists():
         _check_outside(options.output, source)
+    given: dict[str, Any] = {"allow_nonfinite": True} if options.allow_nonfinite and run_of is None else {}
     _face.save_hf(
-        _face.load(options.checkpoint, allow_nonfinite=options.allow_nonfinite and run_of is None),
+        _wire.checkpoint(options.checkpoint, member=options.task, **given),
         options.output,
         dtype=options.dtype,
         shard_size=options.shard_size,

@@ -22,15 +22,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=_arguments.count, default=64, help="new tokens at most")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=40, help="draw among the k likeliest only; 0 for all")
+    _arguments.task(parser)
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Print each prompt with its continuation."""
-    from lmx.commands import _face, _platform
+    """Print each prompt with its continuation, or, on a line of its own, its response."""
+    from lmx.commands import _face, _platform, _responses, _wire
 
     _platform.start()
-    found = _face.load(options.checkpoint)
+    found = _wire.checkpoint(options.checkpoint, member=options.task)
     prompts = options.prompt or [""]
     texts = _face.generate(
         found,
@@ -40,5 +41,6 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         top_k=options.top_k or None,
         seed=options.seed,
     )
-    print("\n\n".join(f"{prompt}{text}" for prompt, text in zip(prompts, texts, strict=True)))
+    between = "\n" if _responses.writes(found.config) else ""
+    print("\n\n".join(f"{prompt}{between}{text}" for prompt, text in zip(prompts, texts, strict=True)))
     return 0

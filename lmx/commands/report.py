@@ -1,4 +1,4 @@
-"""Report: write report.html of a run again, from its files."""
+"""Report: write report.html of a run, or of several seeds, again, from their files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Write the page and say where it is."""
     from lmx.core import stop
-    from lmx.report import page
+    from lmx.report import page, seeds
 
     stop.begun()
-    print(f"written: {page.write(options.workdir)}")
+    write = seeds.write if (options.workdir / seeds.NAME).exists() else page.write
+    print(f"written: {write(options.workdir)}")
     return 0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmx.commands import _arguments
-from lmx.core.errors import UserError
 
 if TYPE_CHECKING:
     from lmx.core.types import Checkpoint
@@ -19,16 +18,23 @@ if TYPE_CHECKING:
 RESUME = 75
 """Exit code of a run that was stopped and saved: the same command goes on."""
 
-COSMETIC = ("export", "keep", "log", "sample", "samples")
+COSMETIC = ("export", "keep.last", "keep.best", "log", "sample", "samples")
 """Config keys that may change between two starts of one run: they move no parameter."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --config and --workdir."""
+    """Declare --config, --workdir and --seeds."""
     workdir = _arguments.option(_arguments.folder)
     parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
     parser.add_argument(
         "--workdir", required=True, type=workdir, help="the run's folder; the same one resumes"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_arguments.count,
+        default=1,
+        metavar="K",
+        help="train config.seed, + 1, ... K runs, each in WORKDIR/seed-N, and tell their spread",
     )
     parser.epilog = "any field of the config: --config.optim.rate=3e-4 --config.total='2 epochs'"
 
@@ -41,49 +47,67 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     config = config_.load(options.config)
     config_.override(config, overrides)
     words = ["train", "--config", options.config, "--workdir", str(options.workdir)]
+    words += ["--seeds", str(options.seeds)] if options.seeds > 1 else []
     words += [f"--config.{key}={text}" for key, text in overrides.items()]
     again = f"{_platform.program()} {' '.join(map(shlex.quote, words))}"
-    _, stopped = train(config_.plain(config), options.workdir, again=again)
+    if options.seeds > 1:
+        from lmx.commands import _seeds
+
+        stopped = _seeds.run(config_.plain(config), options.workdir, options.seeds, again=again)
+    else:
+        _, stopped = train(config_.plain(config), options.workdir, again=again)
     return 0 if stopped is None else RESUME
 
 
 def train(
-    config: Mapping[str, Any], workdir: Path, *, again: str = "the same call of lmx.train"
+    config: Mapping[str, Any], workdir: Path, *, again: str = "the same call of lmx.train", tell: bool = True
 ) -> tuple[Checkpoint, signal.Signals | None]:
     """Return (checkpoint, the signal that stopped the run after it was saved, or None at the run's end).
 
-    again: the command that resumes it.
+    again: the command that resumes it. tell: print at the end what was made.
+    """
+    from lmx.core.log import say
+    from lmx.runs import lock
+
+    given = checked(config, workdir)
+    with lock.hold(workdir):
+        return _train(given, workdir, again, say, tell)
+
+
+def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """Return the config with its paths expanded, and start JAX.
+
+    Errors: UserError for every field that asks for what cannot be, as far as no data is needed.
     """
     from lmx.core import config as config_
 
     config_.check(config)
     from lmx.commands import _check, _finish, _platform, _session  # noqa: F401 - before Ctrl-C may raise
-    from lmx.core.log import say
-    from lmx.runs import lock
 
     _platform.start()
     given = config_.expanded(config)
-    _check.fields(given, workdir)
-    with lock.hold(workdir):
-        return _train(given, workdir, again, say)
+    if config_.pretraining(given):
+        _check.fields(given, workdir)
+    else:
+        from lmx.commands import _check_examples
+
+        _check_examples.fields(given, workdir)
+    return given
 
 
 def _train(
-    config: dict[str, Any], workdir: Path, again: str, say: Any
+    config: dict[str, Any], workdir: Path, again: str, say: Any, tell: bool
 ) -> tuple[Checkpoint, signal.Signals | None]:
     from lmx.commands import _check, _finish, _session
-    from lmx.commands.prepare import prepare
     from lmx.training import interrupt
 
     began = time.monotonic()
     _check.folder(config, workdir, cosmetic=COSMETIC)
-    folder, manifest = prepare(config, workdir, say=say)
-    resolved = resolve(config, manifest, folder)
-    session = _session.Session(resolved, workdir, manifest, say)
+    session = _session.make(config, workdir, say)
     with interrupt.watch(say) as stopping:
         made = session.open()
         _finish.write_config(config, workdir)
-        if made >= session.total:
+        if made >= session.total or session.watch.stop:
             say(f"{workdir}: done already, {made} steps; nothing to train")
             if not (workdir / "run.json").exists():
                 _finish.write_facts(session, made, began)
@@ -91,7 +115,7 @@ def _train(
             say(_finish.opening(session, made))
             made = session.run(made, stopping)
             _finish.write_facts(session, made, began)
-    if made < session.total:
+    if made < session.total and not session.watch.stop:
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
         return session.checkpoint(made), stopping.signal
     try:
@@ -99,18 +123,6 @@ def _train(
     except KeyboardInterrupt:
         say(f"interrupted after the last step, which is saved; write export and report with:\n  {again}")
         return session.checkpoint(made), signal.SIGINT
-    print(_finish.closing(session, made, again))
+    if tell:
+        print(_finish.closing(session, made, again))
     return session.checkpoint(made), None
-
-
-def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the config with what only the data tells: the vocabulary's size and the rows' folder."""
-    size, found = config["model"]["vocab_size"], manifest["tokenizer"]["vocab_size"]
-    if size is not None and found > size:
-        raise UserError(
-            f"the tokenizer has {found} ids, but model.vocab_size={size}; raise it, or set it to None"
-        )
-    model = {**config["model"], "vocab_size": size or found}
-    # A folder of one's own is kept by its full path; that of the run is found from the run, wherever it lies.
-    own = str(folder.absolute()) if config["data"]["folder"] else None
-    return {**config, "model": model, "data": {**config["data"], "folder": own}}

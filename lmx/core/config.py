@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict as ConfigDict
 
+from lmx.core.durations import canonical
+from lmx.core.durations import interval as interval
+from lmx.core.durations import nothing as nothing
+from lmx.core.durations import steps as steps
 from lmx.core.errors import UserError, did_you_mean, one_line
 
 
@@ -30,22 +33,41 @@ def names() -> list[str]:
     """Return the names of the shipped configs, such as `pretrain/from_text`."""
     root = shelf()
     found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.py"))
-    return sorted(name for name in found if not name.startswith("_") and name != "base")
+    return sorted(name for name in found if not name.startswith("_") and name not in FREE)
 
 
-NULLABLE = ("optim.clip", "samples.top_k")
-"""Fields that hold a number and may be None: switched off."""
+NULLABLE = ("samples.top_k", "start")
+"""Fields that may be None: switched off; those of `optim` are then as the optimizer has them by itself."""
 
-FREE = ("model", "optim")
-"""Sections whose fields belong to the file that they name, which checks them itself."""
+TEXT = ("text", "stdlib")
+"""Values of `data.name` by which a config is one of pretraining; any other is a source of examples."""
 
-DURATIONS = ("total", "log", "evaluate", "save", "sample", "optim.warmup")
+FREE = {
+    "base": ("model", "optim", "task"),
+    "pretrain/encoder": ("model", "optim", "task"),
+    "finetune/base": ("model", "optim", "task", "data"),
+    "finetune/multi_base": ("model", "optim", "tasks"),
+}
+"""Base -> sections whose fields belong to the file that they name, which checks them itself."""
+
+OPEN = {
+    "base": ("optim", "task"),
+    "pretrain/encoder": ("optim", "task"),
+    "finetune/base": ("optim", "task", "data"),
+    "finetune/multi_base": ("optim", "tasks"),
+}
+"""Base -> sections that may get fields which the base has not; so may a model that is the start's."""
+
+DURATIONS = (
+    *("total", "log", "evaluate", "save", "sample", "long.last"),
+    *("optim.warmup", "optim.every", "optim.cooldown", "optim.timescale"),
+)
 """Fields that hold a duration."""
 
-PATHS = ("start", "data.path", "data.folder", "tokenizer.path")
+PATHS = ("start", "data.path", "data.folder", "tokenizer.path", "data.train", "data.validation", "data.test")
 """Fields that hold a path, in which `~` is the user's home."""
 
-TEXTS = ("data.path", "data.folder", "tokenizer.path")
+TEXTS = ("start", "score", "data.path", "data.folder", "tokenizer.path")
 """Fields that hold a text or None, whichever of them stands in the base."""
 
 
@@ -54,7 +76,14 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
 
     Values have to be of the base's types, too.
     """
-    wanted = plain(_run(shelf() / "base.py")) if base is None else base
+    kind = base_of(config) if base is None else ""
+    if kind == "finetune/base" and "tokenizer" in config and base is None:
+        raise UserError(
+            f"data.name={config['data']['name']!r}; expected {' or '.join(TEXT)}, or, for examples, "
+            "a config that begins with inherit('finetune/base')"
+        )
+    wanted = plain(_run(shelf() / f"{kind}.py")) if base is None else base
+    free = FREE.get(kind, ())
     for key in config:
         if key not in wanted:
             known = sorted(wanted)
@@ -62,16 +91,33 @@ def check(config: Mapping[str, Any], prefix: str = "", base: Mapping[str, Any] |
             raise UserError(f"unknown config key {f'{prefix}{key}'!r}{hint}; there is: {', '.join(known)}")
     for key, value in wanted.items():
         if key not in config:
-            raise UserError(f"the config has no {prefix + key!r}; begin it with inherit('base')")
+            raise UserError(f"the config has no {prefix + key!r}; begin it with inherit({kind or 'base'!r})")
         if isinstance(value, dict):
             if not isinstance(config[key], Mapping):
                 raise UserError(
                     f"config.{prefix}{key}={config[key]!r}; expected keys: {', '.join(sorted(value))}"
                 )
-            if key not in FREE:
+            if key not in free:
                 check(config[key], f"{prefix}{key}.", value)
         else:
             _fitting(config[key], value, f"{prefix}{key}")
+
+
+def base_of(config: Any) -> str:
+    """Return the name of the shipped base that a config follows: one of pretraining, of fine-tuning, or of
+    fine-tuning on several tasks."""
+    if "tasks" in config:
+        return "finetune/multi_base"
+    data = config.get("data")
+    name = data["name"] if isinstance(data, (Mapping, ConfigDict)) and "name" in data else "text"
+    if name not in TEXT:
+        return "finetune/base"
+    return "pretrain/encoder" if "long" in config else "base"
+
+
+def pretraining(config: Any) -> bool:
+    """Tell whether a config is one of pretraining, on rows of text, and not of fine-tuning on examples."""
+    return base_of(config) in ("base", "pretrain/encoder")
 
 
 def load(reference: str) -> ConfigDict:
@@ -127,17 +173,32 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> None:
     A value that is no text has to be of that type: `{"optim.rate": 1e-3}`. Paths reach into tuples, too:
     `wrappers[0].rank`. Errors: UserError for an unknown key ("did you mean") and for a value of another type.
     """
+    spacious = OPEN[base_of(config)] + (("model",) if "name" not in config.get("model", {"name": ""}) else ())
     for path, value in changes.items():
         parts = re.findall(r"[^.\[\]]+|\[\d+\]", path)
         if not parts:
             raise UserError(f"--config.{path}={value}: no key; expected --config.KEY=VALUE")
         holder: Any = config
         for depth, part in enumerate(parts):
+            if depth > 0 and parts[0] in spacious and isinstance(holder, ConfigDict) and part not in holder:
+                with holder.unlocked():
+                    holder[part] = None if depth == len(parts) - 1 else ConfigDict()
             part = _key(holder, part, path)
             if depth == len(parts) - 1:
-                _assign(config, parts, _parse(value, holder[part], path))
+                free = parts[:2] == [
+                    "data",
+                    "columns",
+                ]  # a name, a position, or several: whatever stood there
+                off = _optional(parts) and str(value).lower() == "none"
+                present = None if free else holder[part]
+                _assign(config, parts, None if off else _parse(value, present, path))
             else:
                 holder = holder[part]
+
+
+def _optional(parts: Sequence[str]) -> bool:
+    """Tell whether a field may be None even where a text stands in it: options of the source and the task."""
+    return parts == ["score"] or (parts[0] in ("data", "task") and parts[-1] != "name")
 
 
 def _key(holder: Any, part: str, path: str) -> Any:
@@ -203,6 +264,11 @@ def _parse(given: Any, present: Any, path: str) -> Any:
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a tuple"}
 
 
+def _switched(path: str) -> bool:
+    """Tell whether a field is an option of the optimizer or schedule; None leaves one as it is by itself."""
+    return path.startswith("optim.") and path not in ("optim.name", "optim.rate", "optim.schedule")
+
+
 def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     """Return a value that may stand where `present` stands. Errors: UserError for another type.
 
@@ -211,7 +277,7 @@ def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     kind: type = list if isinstance(present, tuple) else str if path in TEXTS else type(present)
     if value is None:
-        fits = path in (*NULLABLE, *TEXTS) or present is None
+        fits = path in (*NULLABLE, *TEXTS) or present is None or _switched(path)
     elif present is None and path not in TEXTS:
         fits = isinstance(value, (str, bool, int, float, tuple, list))
     elif kind is bool or isinstance(value, bool):
@@ -228,44 +294,6 @@ def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     return value
 
 
-_DURATION = re.compile(r"\s*([0-9][0-9_.]*(?:e[+-]?\d+)?)\s*(%|[a-z]*)\s*")
-
-
-def steps(
-    duration: str | int,
-    *,
-    tokens_per_step: int,
-    steps_per_epoch: float,
-    total: int | None = None,
-    field: str = "",
-) -> int:
-    """Return a duration in steps: "500 steps" (or 500), "3 epochs", "6%" of the total, "2e9 tokens".
-
-    Rounded to the nearest step; a duration above nothing is at least one step.
-    Errors: UserError for another unit, and for a percentage where there is no total.
-
-    >>> steps("2 epochs", tokens_per_step=100, steps_per_epoch=7.5)
-    15
-    """
-    match = _DURATION.fullmatch(str(duration).lower())
-    try:
-        amount, unit = (float(match[1]), match[2]) if match else (math.inf, "")
-    except ValueError:
-        amount, unit = math.inf, ""
-    per_unit = {"": 1.0, "epoch": steps_per_epoch, "token": 1 / tokens_per_step}
-    per_unit |= {"step": 1.0, "steps": 1.0, "epochs": per_unit["epoch"], "tokens": per_unit["token"]}
-    if unit == "%" and total is not None:
-        exact = amount / 100 * total
-    else:
-        exact = amount * per_unit.get(unit, math.inf)
-    if not exact < 2**53:
-        raise UserError(
-            f"config.{field}={duration!r}: expected a duration such as '500 steps', '3 epochs', "
-            + ("'2e9 tokens'" if total is None else "'2e9 tokens' or '6%'")
-        )
-    return max(1, round(exact)) if exact > 0 else 0
-
-
 def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plain config with `~` in its paths replaced by the user's home; references to the hub stay."""
     found: dict[str, Any] = {
@@ -273,24 +301,20 @@ def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     for path in PATHS:
         *section, key = path.split(".")
-        holder = found[section[0]] if section else found
-        value = holder[key]
-        if isinstance(value, str):
-            holder[key] = os.path.expanduser(value)
+        holder = found.get(section[0], {}) if section else found
+        value = holder.get(key)
+        if isinstance(value, (str, list, tuple, Mapping)):
+            holder[key] = _at_home(value)
     return found
 
 
-def _canonical(duration: Any) -> Any:
-    """Return (amount, unit) of a duration, so that '100steps' is '100 steps'; what is none stays.
-
-    >>> _canonical("1e2 step") == _canonical("100steps") == _canonical(100)
-    True
-    """
-    match = _DURATION.fullmatch(str(duration).lower())
-    try:
-        return (float(match[1]), match[2].removesuffix("s") or "step") if match else duration
-    except ValueError:
-        return duration
+def _at_home(value: Any) -> Any:
+    """Return a path, or paths in a list or by column, with `~` replaced."""
+    if isinstance(value, Mapping):
+        return {key: _at_home(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_at_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def plain(config: Any) -> Any:
@@ -315,7 +339,7 @@ def differences(
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from differences(before, after, f"{prefix}{key}.")
-        elif f"{prefix}{key}" in DURATIONS and _canonical(before) == _canonical(after):
+        elif f"{prefix}{key}" in DURATIONS and canonical(before) == canonical(after):
             continue
         elif before != after:
             yield f"{prefix}{key}", before, after

@@ -98,10 +98,11 @@ def _norm_backward(epsilon: float, residuals: tuple[Array, ...], d_y: Array) -> 
 layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
-def dropout(x: Array, rate: float, keys: Array | None, site: int) -> Array:
+def dropout(x: Array, rate: float, keys: Array | None, site: int, of: tuple[int, ...] | None = None) -> Array:
     """Return x (B, ...) with a share `rate` of its elements zeroed and the rest scaled up.
 
-    keys: one per example (B,), or None for no dropout; site: which of the model's dropouts this is.
+    keys: one per example (B,), or None for no dropout; site: which of the model's dropouts this is. of: where
+    x is the beginning of something larger along its axes, that one's shape: what is dropped is the same.
     The mask is drawn from 16 random bits an element, half the cost of 32; the probability is the rate rounded
     to a multiple of 1/65536, and the scale is that of the rounded rate, so the mean is exact.
     """
@@ -110,7 +111,8 @@ def dropout(x: Array, rate: float, keys: Array | None, site: int) -> Array:
         return x
 
     def draw(key: Array) -> Array:
-        return jax.random.bits(jax.random.fold_in(key, site), x.shape[1:], jnp.uint16)
+        whole = jax.random.bits(jax.random.fold_in(key, site), (of or x.shape)[1:], jnp.uint16)
+        return whole[tuple(slice(size) for size in x.shape[1:])]
 
     keep = jax.vmap(draw)(keys) >= jnp.uint16(threshold)
     return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))

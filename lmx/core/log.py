@@ -245,25 +245,26 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A bar with step, loss, tokens/s and time left; plain lines where stderr is not a terminal.
+    """A bar with step, loss, speed and time left; plain lines where stderr is not a terminal.
 
-    total: the last step. start: the step that the run resumes from. tokens_per_step: tokens of one global
-    batch. stream: stderr. clock: seconds, monotonic. every: seconds between two plain lines. window: the
-    seconds of work over which tokens/s is taken. The first step, in which XLA compiles, is not counted.
+    total: the last step. start: the step that the run resumes from. per_step: what one step reads, in units
+    such as tokens. stream: stderr. clock: seconds, monotonic. every: seconds between two plain lines. window:
+    the seconds of work over which the speed is taken. The first step, in which XLA compiles, is not counted.
     """
 
     def __init__(
         self,
         total: int,
         start: int = 0,
-        tokens_per_step: int = 0,
+        per_step: int = 0,
         *,
+        unit: str = "tokens",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         every: float = 10.0,
         window: float = 20.0,
     ) -> None:
-        self.total, self.step, self.tokens_per_step = total, start, tokens_per_step
+        self.total, self.step, self._per_step, self._unit = total, start, per_step, unit
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._every, self._window = clock, every, window
         self._loss: float | None = None
@@ -299,12 +300,12 @@ class Progress:
         return bar
 
     @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens per second of work in the recent window; None before the second update."""
+    def per_second(self) -> float | None:
+        """Units per second of work in the recent window; None before the second update."""
         if len(self._recent) < 2:
             return None
         (began, first), (now, last) = self._recent[0], self._recent[-1]
-        return (last - first) * self.tokens_per_step / (now - began) if now > began else None
+        return (last - first) * self._per_step / (now - began) if now > began else None
 
     @property
     def seconds_left(self) -> float | None:
@@ -333,7 +334,7 @@ class Progress:
 
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
-        """Leave the time of the block out of tokens/s; the bar says what is done meanwhile."""
+        """Leave the time of the block out of the speed; the bar says what is done meanwhile."""
         if self._pauses == 0:
             self._paused_at, self._doing = self._clock(), what
             self._refresh()
@@ -352,9 +353,9 @@ class Progress:
         parts = [f"step {self.step}/{self.total}"]
         if self._loss is not None:
             parts.append(f"loss {self._loss:.4f}")
-        rate, left = self.tokens_per_second, self.seconds_left
-        if rate is not None and self.tokens_per_step:
-            parts.append(f"{rate:,.0f} tokens/s")
+        rate, left = self.per_second, self.seconds_left
+        if rate is not None and self._per_step:
+            parts.append(f"{rate:,.0f} {self._unit}/s")
         if left is not None:
             parts.append(f"{duration(left)} left")
         if self._doing:

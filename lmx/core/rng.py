@@ -16,12 +16,12 @@ def hashed(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def root(seed: int) -> Array:
+def root(seed: Array | int) -> Array:
     """Return the key from which a run derives all others."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def stream_key(seed: int, step: Array | int, stream: str) -> Array:
+def stream_key(seed: Array | int, step: Array | int, stream: str) -> Array:
     """Return the key of one stream (such as "dropout") at one step."""
     return jax.random.fold_in(jax.random.fold_in(root(seed), hashed(stream)), step)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from lmx.core.errors import UserError, one_line
 
-VERSION = 1
+VERSION = 2
 """Of the row's bytes and of the manifest; a reader refuses any other."""
 
 MANIFEST = "manifest.json"
@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 _SHARD = {"name": str, "rows": int, "bytes": int, "sha256": str}
 _SPLIT = {**dict.fromkeys(("documents", "bytes", "tokens", "labels", "rows"), int), "shards": [_SHARD]}
 _SHAPE = {
-    "settings": {"length": int},
+    "settings": {"length": int, "layout": str},
     "sources": [{"path": str, "bytes": int, "sha256": str}],
     "counts": {},
     "splits": {"train": _SPLIT, "validation": _SPLIT},
@@ -41,7 +41,7 @@ _KINDS: dict[type, str] = {
     bool: "a boolean",
 }
 
-_HEAD = struct.Struct("<BBHI")  # version, bytes of a token, segments, tokens
+_HEAD = struct.Struct("<BBHHI")  # version, bytes of a token, label, segments, tokens
 _TOKEN: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
@@ -50,29 +50,32 @@ def token_bytes(vocab_size: int) -> int:
     return 2 if vocab_size <= 1 << 16 else 4
 
 
-def encode_row(tokens: Sequence[int] | np.ndarray, lengths: Sequence[int], itemsize: int) -> bytes:
-    """Return the bytes of one packed row: a head of 8 bytes, the segments' lengths, the tokens.
+def encode_row(
+    tokens: Sequence[int] | np.ndarray, lengths: Sequence[int], itemsize: int, label: int = 0
+) -> bytes:
+    """Return the bytes of one row: a head of 10 bytes, the segments' lengths, the tokens.
 
     tokens: the real tokens, one segment after another, without padding; lengths: of the segments, adding up
-    to the tokens; itemsize: 2 or 4 bytes a token. Everything is little-endian, so shards travel.
+    to the tokens; itemsize: 2 or 4 bytes a token; label: what the row is an example of, where it is one.
+    Everything is little-endian, so shards travel.
     """
     assert sum(lengths) == len(tokens) and all(n >= 1 for n in lengths), "segments must cover the tokens"
-    head = _HEAD.pack(VERSION, itemsize, len(lengths), len(tokens))
+    head = _HEAD.pack(VERSION, itemsize, label, len(lengths), len(tokens))
     return head + np.asarray(lengths, "<u4").tobytes() + np.asarray(tokens, _TOKEN[itemsize]).tobytes()
 
 
 def decode_row(record: bytes, width: int) -> dict[str, np.ndarray]:
-    """Return `tokens`, `segment_ids` and `position_ids`, each (width,) int32, padded at the end.
+    """Return `tokens`, `segment_ids` and `position_ids`, each (width,) int32, padded at the end, and `label`
+    () int32.
 
-    width is T + 1: the row's tokens 0..T-1 are inputs and 1..T their labels. Segments count from 1, positions
-    restart at 0 in each; padding is token 0, segment 0, position 0. Raises UserError for bytes that are no
-    row.
+    Segments count from 1, positions restart at 0 in each; padding is token 0, segment 0, position 0. Raises
+    UserError for bytes that are no row.
 
-    >>> {k: v.tolist() for k, v in decode_row(encode_row([7, 8, 9, 5, 6], [3, 2], 2), 6).items()}
-    {'tokens': [7, 8, 9, 5, 6, 0], 'segment_ids': [1, 1, 1, 2, 2, 0], 'position_ids': [0, 1, 2, 0, 1, 0]}
+    >>> {k: v.tolist() for k, v in decode_row(encode_row([7, 8, 9, 5], [3, 1], 2), 5).items()}
+    {'tokens': [7, 8, 9, 5, 0], 'segment_ids': [1, 1, 1, 2, 0], 'position_ids': [0, 1, 2, 0, 0], 'label': 0}
     """
     try:
-        version, itemsize, segments, count = _HEAD.unpack_from(record)
+        version, itemsize, label, segments, count = _HEAD.unpack_from(record)
         lengths = np.frombuffer(record, "<u4", segments, _HEAD.size).astype(np.int64)
         real = np.frombuffer(record, _TOKEN[itemsize], count, _HEAD.size + 4 * segments)
     except (struct.error, KeyError, ValueError) as error:
@@ -88,7 +91,17 @@ def decode_row(record: bytes, width: int) -> dict[str, np.ndarray]:
     segment_ids[:count] = np.repeat(np.arange(1, segments + 1), lengths)
     starts = np.cumsum(lengths) - lengths
     position_ids[:count] = np.arange(count) - np.repeat(starts, lengths)
-    return {"tokens": tokens, "segment_ids": segment_ids, "position_ids": position_ids}
+    return {
+        "tokens": tokens,
+        "segment_ids": segment_ids,
+        "position_ids": position_ids,
+        "label": np.array(label, np.int32),
+    }
+
+
+def width(settings: Mapping[str, Any]) -> int:
+    """Return how many tokens a row has: T, and one more where each is predicted from those before it."""
+    return int(settings["length"]) + (settings["layout"] == "packed")
 
 
 def canonical(value: Any) -> bytes:

@@ -16,7 +16,7 @@ Glossary of shapes, used in every signature:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,8 +46,15 @@ Taps = Mapping[str, Tap]
 Sums = dict[str, Array]
 """Scalars that add up over batches and devices."""
 
+Totals = Mapping[str, Any]
+"""What a metric counts, by name; every value adds up with `+`."""
+
 IGNORED = -100
 """The label of a position that has no loss."""
+
+TASK = "task/"
+"""Before a task's name: the key by which a batch of a mixture says whose it is, such as `task/sst2` (B,). The
+key is all that it says, so that a program is compiled for each task and no value is looked at; it holds 0."""
 
 
 class Apply(Protocol):
@@ -87,14 +94,15 @@ Objective = Callable[[Params, Batch, Array | None], tuple[Array, Array, Sums]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure in sums form.
+    """Figures in sums form.
 
-    sums: (outputs, batch) -> sums that add up over batches and devices.
-    finish: added sums -> named figures.
+    sums: (predictions, references), one dict of each per example -> totals, whose values add up with `+`
+    (numbers, arrays, Counters): those of two parts, added, are those of the whole.
+    finish: added totals -> named figures.
     """
 
-    sums: Callable[[Outputs, Batch], Sums]
-    finish: Callable[[Mapping[str, float]], dict[str, float]]
+    sums: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Totals]
+    finish: Callable[[Totals], dict[str, float]]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from lmx.core.errors import UserError
 from lmx.core.types import Array, Model, Params
@@ -26,14 +27,30 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     eos_id: int | None = None,
+    banned: Sequence[int] = (),
+    size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> list[list[int]]:
     """Return a drawn continuation of each prompt (token ids), at most `tokens` long.
 
     temperature: divides the logits; 0 takes the likeliest token. top_k: draw among the k likeliest only.
+    eos_id: the end symbol, which stops a continuation and is left out. banned: ids that are never taken.
+    size: prompts in a batch, None for all in one. mesh: devices that share a batch; None for one.
     Errors: UserError for a negative or infinite temperature, and for top_k below 1.
     """
     check(temperature, top_k)
-    return decode(model, params, prompts, rng, chooser(temperature, top_k), tokens=tokens, eos_id=eos_id)
+    return decode(
+        model,
+        params,
+        prompts,
+        rng,
+        chooser(temperature, top_k),
+        tokens=tokens,
+        eos_id=eos_id,
+        banned=banned,
+        size=size,
+        mesh=mesh,
+    )
 
 
 def check(temperature: float, top_k: int | None) -> None:

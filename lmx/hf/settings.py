@@ -53,8 +53,9 @@ def choose(config: Mapping[str, Any], heads: Mapping[str, HeadTable], folder: Pa
             f"{folder / CONFIG}: architectures={quoted(named)}; lmx reads: {', '.join(sorted(known))}"
         )
     fitting = {name: head for name, head in heads.items() if head.architecture == named[0]}
-    if len(fitting) == 1:
-        return next(iter(fitting))
+    first = next(iter(fitting.values()))
+    if all(head == first or (head.bare and first.bare) for head in fitting.values()):
+        return next(iter(fitting))  # tasks of one head, or of none, leave no trace in the class
     problem = config.get("problem_type")
     if problem is None:
         problem = _REGRESSION if repr(_count(config)) == "1" else "single_label_classification"

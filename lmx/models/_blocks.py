@@ -72,17 +72,20 @@ def attention(
     captured: dict[str, Any],
     causal: bool = False,
     upcast: bool = False,
+    of: int | None = None,
 ) -> Array:
     """Attention of (B, T, H, K) over (B, S, H, K) -> (B, T, D), through dropout and the tap `attn/weights`.
 
     The weights are made only where somebody needs them. mask, causal: as in `_attention.attend`; upcast: as
-    in `_attention.attention_weights`; rate, keys, site: as in `core.functions.dropout`.
+    in `_attention.attention_weights`; rate, keys, site: as in `core.functions.dropout`. of: how many queries
+    there are in all, where these are the first of them.
     """
     drops = keys is not None and rate > 0
     if drops or upcast or "attn/weights" in tapper:
         weights = attention_.attention_weights(query, key, mask, scale, upcast=upcast)
         weights = tapper("attn/weights", weights, layer, captured)
-        weights = functions.dropout(weights, rate, keys, site)
+        whole = None if of is None else (*weights.shape[:2], of, weights.shape[3])
+        weights = functions.dropout(weights, rate, keys, site, whole)
         mixed = attention_.mix(weights, value)
     else:
         mixed = attention_.attend(query, key, value, mask, scale, causal=causal)

@@ -74,10 +74,11 @@ def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any]
     """Return the position of each token, (B or 1, T).
 
     As given in the batch; else counted over real tokens, those in the cache first, so that padding on the
-    left moves nothing.
+    left moves nothing. Padding behind the last token is counted on, as transformers does: a softmax over
+    places, that of question answering, sees it.
 
-    >>> position_ids({"attention_mask": jnp.array([[0, 0, 1, 1]])}, 4, None).tolist()
-    [[0, 0, 0, 1]]
+    >>> position_ids({"attention_mask": jnp.array([[0, 0, 1, 1], [1, 1, 0, 0]])}, 4, None).tolist()
+    [[0, 0, 0, 1], [0, 1, 2, 3]]
     """
     if "position_ids" in batch:
         return batch["position_ids"]
@@ -86,14 +87,16 @@ def position_ids(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any]
         here = jax.lax.dynamic_slice_in_dim(filled, cache["length"], time, axis=1)
         return jnp.maximum(here, 0)
     if "attention_mask" in batch:
-        return jnp.maximum(jnp.cumsum(batch["attention_mask"].astype(jnp.int32), axis=1) - 1, 0)
+        real, places = batch["attention_mask"].astype(jnp.int32), jnp.arange(time)[None, :]
+        last = jnp.max(places * real, axis=1, keepdims=True)
+        return jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0) + jnp.maximum(places - last, 0)
     return jnp.arange(time)[None, :]
 
 
 def empty_cache(layers: int, batch: int, seats: int, heads: int, width: int) -> Params:
-    """Return a cache of S = `seats` tokens: per layer key and value (B, S, H, K), how many seats are taken
+    """Return a cache of S = `seats` tokens: per layer key and value (B, H, S, K), how many seats are taken
     (`length`), and which of them hold real tokens (`mask`, (B, S))."""
-    shape = (batch, seats, heads, width)
+    shape = (batch, heads, seats, width)
     return {
         "layer": {str(i): {"key": jnp.zeros(shape), "value": jnp.zeros(shape)} for i in range(layers)},
         "length": jnp.zeros((), jnp.int32),
@@ -125,13 +128,24 @@ def layer_cache(cache: Params | None, layer: int) -> Params | None:
 
 
 def remember(cache: Params, key: Array, value: Array) -> Params:
-    """Write new keys and values (B, T, H, K) into one layer's cache (B, S, H, K)."""
+    """Write new keys and values (B, T, H, K) into one layer's cache (B, H, S, K).
+
+    Heads come first there, as the products want them: else every step would lay the whole cache out anew.
+    """
     zero = jnp.int32(0)
-    start = (zero, cache["length"], zero, zero)
+    start = (zero, zero, cache["length"], zero)
+    new = {"key": key, "value": value}
     return {
-        "key": jax.lax.dynamic_update_slice(cache["key"], key.astype(cache["key"].dtype), start),
-        "value": jax.lax.dynamic_update_slice(cache["value"], value.astype(cache["value"].dtype), start),
+        name: jax.lax.dynamic_update_slice(
+            cache[name], array.transpose(0, 2, 1, 3).astype(cache[name].dtype), start
+        )
+        for name, array in new.items()
     }
+
+
+def remembered(cache: Params) -> tuple[Array, Array]:
+    """Return all keys and values of one layer's cache, each (B, S, H, K)."""
+    return cache["key"].transpose(0, 2, 1, 3), cache["value"].transpose(0, 2, 1, 3)
 
 
 def advance(cache: Params, time: int) -> Params:

@@ -117,7 +117,7 @@ class Block(nnx.Module):
         query, key, value = self.attn.project(self.norm1(x), config.heads)
         if cache is not None:
             cache = sequence_.remember(cache, key, value)
-            key, value = cache["key"], cache["value"]
+            key, value = sequence_.remembered(cache)
         causal = cache is None  # with a cache the queries stand behind its keys, not beside their own
         scale = 1 / math.sqrt(query.shape[-1]) if config.scale_attention else 1.0
         mixed = blocks_.attention(

@@ -16,8 +16,24 @@ from lmx.core.log import read_jsonl
 Record = Mapping[str, Any]
 
 NUMBERS = (
-    "step loss rate grad_norm tokens_per_second tokens seconds perplexity bits_per_byte".split()
-)  # fields of a metrics record that must be numbers where they are there
+    *("step", "loss", "rate", "grad_norm", "seconds", "perplexity", "bits_per_byte"),
+    *("tokens", "tokens_per_second", "examples", "examples_per_second"),
+)
+"""Fields of a metrics record that must be numbers where they are there."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run left of one task's held-out examples; `name` is "" where it has but one.
+
+    metrics: the object of metrics.json; plots: of plots.json; errors: the records of errors.jsonl. Each may
+    be empty.
+    """
+
+    name: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    plots: Mapping[str, Any] = field(default_factory=dict)
+    errors: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,12 +51,14 @@ class Report:
     evaluations: tuple[Record, ...] = ()
     samples: tuple[Record, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    judged: tuple[Judged, ...] = ()
 
 
 def read(workdir: str | os.PathLike[str]) -> Report:
     """Return what the files in a run's folder tell.
 
-    config.json must be there; run.json, metrics.jsonl, samples.jsonl and data/manifest.json may be missing.
+    config.json must be there; run.json, metrics.jsonl, samples.jsonl, data/manifest.json, and of fine-tuning
+    metrics.json, plots.json and errors.jsonl, may be missing.
     Raises UserError naming the file that is missing or broken.
     """
     folder = Path(workdir)
@@ -57,7 +75,15 @@ def read(workdir: str | os.PathLike[str]) -> Report:
         evaluations=tuple(record for record in metrics if record["kind"] == "evaluation"),
         samples=_samples(folder / "samples.jsonl"),
         data=data if isinstance(data, dict) else {"data": data},
+        judged=_judged(folder),
     )
+
+
+def mapping(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file. Raises UserError where it is missing, broken, or no object."""
+    if not path.exists():
+        raise UserError(f"{path}: is missing")
+    return _object(path)
 
 
 def number(value: Any) -> float:
@@ -81,6 +107,22 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
+
+
+def _judged(folder: Path) -> tuple[Judged, ...]:
+    """Return what there is of each task: the run's only one, or of several such as plots-NAME.json with the
+    part of metrics.json that bears the name."""
+    whole = _object(folder / "metrics.json")
+    parts = whole.get("tasks", {"": whole})
+    named = (*folder.glob("plots-*.json"), *folder.glob("errors-*.jsonl"))
+    names = {"", *parts, *(path.stem.partition("-")[2] for path in named)}
+    found = []
+    for name in sorted(names):
+        end = f"-{name}" if name else ""
+        plots, errors = _object(folder / f"plots{end}.json"), tuple(_records(folder / f"errors{end}.jsonl"))
+        if (metrics := parts.get(name, {})) or plots or errors:
+            found.append(Judged(name, metrics, plots, errors))
+    return tuple(found)
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

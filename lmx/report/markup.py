@@ -14,6 +14,7 @@ UNSEEN |= dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)  # lone surrogates are no
 COLUMNS = {
     "grad_norm": "gradient norm",
     "tokens_per_second": "tokens/s",
+    "examples_per_second": "examples/s",
     "bits_per_byte": "bits per byte",
     "rate": "learning rate",
 }

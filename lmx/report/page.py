@@ -4,50 +4,90 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError
 from lmx.core.log import write_whole
-from lmx.report import chart, markup
-from lmx.report.facts import Record, Report, read
+from lmx.report import chart, judged, markup, picture
+from lmx.report.facts import Judged, Record, Report, number, read
 from lmx.report.markup import decimal, escape, integer, spell
 from lmx.report.style import CSS
 
 ENVIRONMENT = (
     "lmx jax flax python platform device_kind devices started seconds export".split()
 )  # facts of run.json that come first, in this order
+FIGURES = 12
+"""Figures of a task in the table of evaluations."""
+
 USUAL = (
     "split name path documents bytes tokens rows labels".split()
 )  # columns that come first in tables of data
 
 
 def write(workdir: str | os.PathLike[str]) -> Path:
-    """Write `report.html` into a run's folder, whole or not at all, and return its path.
+    """Write `report.html` and its pictures, such as confusion.png, into a run's folder, each whole or not at
+    all, and return the page's path.
 
-    Raises UserError naming a file of the run that is missing or broken, or the page if it cannot be written.
+    Raises UserError naming a file of the run that is missing or broken, or one that cannot be written.
     """
-    page = render(read(workdir)).encode("utf-8", "replace")
-    path = Path(workdir) / "report.html"
+    facts = read(workdir)
+    parts = []
+    for one in facts.judged:
+        with _named(Path(workdir), one):
+            pictures = picture.draw(one)
+            parts.append(judged.sections(one, pictures))
+        for name, data in (pictures or {}).items():
+            _save(Path(workdir) / name, data)
+    return save(workdir, render(facts, parts))
+
+
+@contextmanager
+def _named(workdir: Path, one: Judged) -> Iterator[None]:
+    """Make of whatever a file that lmx did not write leads to a UserError that names the files."""
     try:
-        return write_whole(path, page)
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        end = f"-{one.name}" if one.name else ""
+        files = f"metrics{end}.json, plots{end}.json or errors{end}.jsonl"
+        raise UserError(f"{workdir}: {files} is not as lmx writes it ({error!r}); delete it") from error
+
+
+def save(workdir: str | os.PathLike[str], text: str) -> Path:
+    """Write a page as report.html, whole or not at all, and return its path. Raises UserError where it cannot
+    be written."""
+    return _save(Path(workdir) / "report.html", text.encode("utf-8", "replace"))
+
+
+def _save(path: Path, data: bytes) -> Path:
+    try:
+        return write_whole(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def render(facts: Report) -> str:
-    """Return the page as one HTML text: no script, no request to anywhere, the same for equal facts."""
-    title = escape(facts.name)
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    body = [_headline(facts), "<main>", _curves(facts), _numbers(facts), _samples(facts), _data(facts)]
-    body += [_config(facts), _environment(facts), "</main>"]
-    body.append("<footer>Made by lmx from the files of the run.</footer>")
+def render(facts: Report, held_out: Sequence[str] = ()) -> str:
+    """Return the page as one HTML text: no script, no request to anywhere, the same for equal facts.
+
+    held_out: what `lmx.report.judged` tells of each task's examples.
+    """
+    body = [_headline(facts), "<main>", *held_out, _curves(facts), _numbers(facts), _samples(facts)]
+    body += [_data(facts), _config(facts), _environment(facts), "</main>"]
+    return whole(f"{facts.name} · lmx report", body)
+
+
+def whole(title: str, body: Sequence[str]) -> str:
+    """Return the page of a title and parts of HTML; pictures may stand in it, but not elsewhere."""
+    images = "; img-src data:" if any("<img" in part for part in body) else ""
+    policy = f"default-src 'none'; style-src 'unsafe-inline'{images}"
+    body = [*body, "<footer>Made by lmx from the files of the run.</footer>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{title} · lmx report</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in body if part)
         + "\n</body>\n</html>\n"
     )
@@ -57,12 +97,17 @@ def render(facts: Report) -> str:
 
 
 def _headline(facts: Report) -> str:
-    lines = [f"<header><h1>{escape(facts.name)}</h1>", f'<p class="soft">{_summary(facts)}</p>']
-    tiles = "".join(
-        f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="note">{escape(note)}</dd></div>'
-        for name, value, note in _tiles(facts)
+    return head(facts.name, _summary(facts), _tiles(facts))
+
+
+def head(name: str, summary: str, tiles: Sequence[tuple[str, str, str]]) -> str:
+    """Return the top of a page. summary: HTML. tiles: (what, figure, note)."""
+    lines = [f"<header><h1>{escape(name)}</h1>", f'<p class="soft">{summary}</p>']
+    shown = "".join(
+        f'<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd><dd class="note">{escape(note)}</dd></div>'
+        for what, value, note in tiles
     )
-    return "\n".join(lines) + f'<dl class="tiles">{tiles}</dl></header>'
+    return "\n".join(lines) + f'<dl class="tiles">{shown}</dl></header>'
 
 
 def _summary(facts: Report) -> str:
@@ -71,14 +116,25 @@ def _summary(facts: Report) -> str:
     words = [escape(", ".join(str(name) for name in names if name))] if any(names) else []
     if _steps(facts):
         words.append(f"{integer(_steps(facts))} steps")
-    tokens = facts.run.get("tokens") or _last(facts.train, "tokens")
-    if tokens is not None:
-        words.append(f"{escape(spell(tokens))} tokens")
+    unit = _unit(facts)
+    count = facts.run.get(unit) or _last(facts.train, unit)
+    if count is not None:
+        words.append(f"{escape(spell(count))} {unit}")
     if facts.run.get("device_kind") or facts.run.get("platform"):
         count = facts.run.get("devices")
         kind = escape(spell(facts.run.get("device_kind") or facts.run["platform"]))
         words.append(f"{escape(spell(count))} × {kind}" if count not in (None, 1) else kind)
     return " · ".join(words) or "No step has been recorded yet."
+
+
+def _unit(facts: Report) -> str:
+    """Return what a run's steps read: tokens, or examples."""
+    return "examples" if "examples" in facts.run or _last(facts.train, "examples") is not None else "tokens"
+
+
+def _nats(facts: Report) -> str:
+    """Return the unit of the loss: that of examples depends on the task."""
+    return "nats per token" if _unit(facts) == "tokens" else "mean"
 
 
 def _steps(facts: Report) -> int:
@@ -97,18 +153,19 @@ def _tiles(facts: Report) -> list[tuple[str, str, str]]:
     if "loss" in final:
         split = str(final.get("split", "validation"))
         tiles.append((f"{split} loss", decimal(final["loss"], 4), _best(facts, held_out)))
+        tiles += _score(facts)
         if "perplexity" in final:
             tiles.append(("perplexity", decimal(final["perplexity"], 2), f"{split}, per token"))
         if "bits_per_byte" in final:
             tiles.append(("bits per byte", decimal(final["bits_per_byte"], 4), f"{split}, of the text"))
     elif _last(facts.train, "loss") is not None:
         loss = decimal(_last(facts.train, "loss"), 4)
-        tiles.append(("training loss", loss, "nats per token, last recorded"))
-    rates = sorted(y for _, y in _points(facts.train, "tokens_per_second") if chart.usable(y))
+        tiles.append(("training loss", loss, f"{_nats(facts)}, last recorded"))
+    rates = sorted(y for _, y in _points(facts.train, f"{_unit(facts)}_per_second") if chart.usable(y))
     if rates:
         middle = rates[len(rates) // 2]
         shown = integer(middle) if middle < 1e6 else markup.short(middle)
-        tiles.append(("tokens/s", shown, "training, median"))
+        tiles.append((f"{_unit(facts)}/s", shown, "training, median"))
     seconds = facts.run.get("seconds", _last([*facts.train, *facts.evaluations], "seconds"))
     if isinstance(seconds, int | float) and chart.usable(seconds):
         tiles.append(("wall time", markup.time(seconds), f"{seconds:,.1f} s"))
@@ -120,14 +177,24 @@ def _tiles(facts: Report) -> list[tuple[str, str, str]]:
     return tiles
 
 
+def _score(facts: Report) -> list[tuple[str, str, str]]:
+    """Return the figure by which the best checkpoint was chosen, where that is not the loss."""
+    best = facts.run.get("best")
+    if not isinstance(best, dict):
+        return []
+    scores = [name for name in best if name not in ("step", "loss")]
+    note = f"validation, best, at step {spell(best.get('step'))}"
+    return [(name, decimal(number(best[name]), 4), note) for name in scores]
+
+
 def _best(facts: Report, held_out: Sequence[Record]) -> str:
     best = facts.run.get("best")
     if not isinstance(best, dict) or not isinstance(best.get("loss"), int | float):
         usable = [record for record in held_out if chart.usable(record.get("loss", 1e300))]
         best = min(usable, key=lambda record: record["loss"], default={})
     if not best:
-        return "nats per token"
-    return f"nats per token; best {decimal(best['loss'], 4)} at step {spell(best.get('step'))}"
+        return _nats(facts)
+    return f"{_nats(facts)}; best {decimal(best['loss'], 4)} at step {spell(best.get('step'))}"
 
 
 # --- Curves --------------------------------------------------------------------------------------------
@@ -140,7 +207,7 @@ def _points(records: Sequence[Record], name: str) -> list[chart.Point]:
 def _curves(facts: Report) -> str:
     rows = (
         ("rate", "Learning rate", "learning rate", False),
-        ("tokens_per_second", "Throughput", "tokens per second", True),
+        (f"{_unit(facts)}_per_second", "Throughput", f"{_unit(facts)} per second", True),
         ("grad_norm", "Gradient norm", "norm of the whole gradient", True),
     )
     small = [_curve(facts, *row) for row in rows]
@@ -162,11 +229,11 @@ def _loss(facts: Report) -> str:
     for split, style in zip(splits, itertools.cycle("bcd"), strict=False):
         chosen = [record for record in facts.evaluations if str(record.get("split", "validation")) == split]
         series.append(chart.Series(split, _points(chosen, "loss"), "dots", style))
-    label = f"Loss in nats per token by step. {_said(series)}"
+    of = "" if _unit(facts) == "examples" else ", nats per token"
+    label = f"Loss{of} by step. {_said(series)}"
     drawings = []
     for name, size, limit in (("wide", (960, 360), 1000), ("narrow", (380, 280), 400)):
-        unit = "loss, nats per token"
-        drawing = chart.svg(series, label=label, x_label="step", y_label=unit, size=size, limit=limit)
+        drawing = chart.svg(series, label=label, x_label="step", y_label=f"loss{of}", size=size, limit=limit)
         drawings.append(f'<div class="{name}">{drawing}</div>')
     caption = f"<figcaption><h3>Loss</h3>{_legend(series)}{_missing(series)}</figcaption>"
     return f"<figure>{caption}{''.join(drawings)}</figure>"
@@ -210,10 +277,13 @@ def _missing(series: Sequence[chart.Series]) -> str:
 def _numbers(facts: Report) -> str:
     parts = []
     if facts.evaluations:
-        fields = {"step": 0, "split": 0, "loss": 4, "perplexity": 2, "bits_per_byte": 4, "seconds": 1}
+        fields = {"step": 0, "split": 0, "loss": 4, "perplexity": 2, "bits_per_byte": 4}
+        more = [name for name in facts.evaluations[-1] if name not in (*fields, "kind", "seconds")]
+        fields |= dict.fromkeys(more[:FIGURES], 4) | {"seconds": 1}
         parts.append(markup.records("Evaluations", facts.evaluations, fields, most=40))
     if facts.train:
-        fields = {"step": 0, "loss": 4, "rate": -4, "grad_norm": 4, "tokens_per_second": 0, "tokens": 0}
+        fields = {"step": 0, "loss": 4, "rate": -4, "grad_norm": 4}
+        fields |= dict.fromkeys((f"{_unit(facts)}_per_second", _unit(facts)), 0)
         parts.append(markup.records("Training", facts.train, fields, most=40))
     return f"<details><summary>The numbers as tables</summary>{''.join(parts)}</details>" if parts else ""
 

@@ -77,6 +77,13 @@ table.facts td { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, mon
   padding-right: 0; }
 details { margin-top: 1.2rem; }
 summary { cursor: pointer; color: var(--a); font-size: .9rem; width: fit-content; }
+.pictures { display: flex; flex-wrap: wrap; gap: 2.4rem 2rem; align-items: flex-start; margin-top: 1.8rem; }
+.pictures figure { max-width: 100%; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+img.calibration { width: 25rem; } img.scatter { width: 30rem; }
+h3.worst { margin-top: 2.4rem; } table.worst { width: 100%; }
+table.worst td { overflow-wrap: anywhere; min-width: 6rem; }
+code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; } a { color: var(--a); }
 .sample { background: var(--card); border-radius: 6px; padding: .9rem 1.1rem; margin: 0 0 1rem; }
 .sample pre { margin: 0; max-height: 14rem; overflow-y: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; unicode-bidi: isolate;

@@ -1,7 +1,7 @@
 """Checkpoints: saved in the background by Orbax, verified by value when they are read.
 
 A checkpoint is a folder `STEP/` that appears by a rename, with three items: `params`, `optimizer` and `facts`
-(JSON: step, config, validation loss, digests of both trees and of the facts themselves).
+(JSON: step, config, rank, digests of both trees and of the facts themselves).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Checkpoints:
     """The checkpoints of one run.
 
     folder: where they lie. keep_last: how many of the newest to keep. keep_best: how many of those with the
-    lowest validation loss to keep besides.
+    lowest rank to keep besides.
     """
 
     def __init__(self, folder: Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
@@ -50,7 +50,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         self.keep_last, self.keep_best = max(1, keep_last), keep_best
-        self._losses: dict[int, float | None] = {}
+        self._ranks: dict[int, float | None] = {}
         self._manager: ocp.CheckpointManager | None = None
         self._saved = False  # whether this object has saved: who only reads, deletes and writes nothing
 
@@ -89,7 +89,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             _settle(self.folder)
             raise WriteError(f"checkpoint {self.folder / str(step)}", error) from error
-        self._losses[step] = facts.get("loss")
+        self._ranks[step] = facts.get("rank")
         self._saved = True
 
     def wait(self) -> None:
@@ -107,7 +107,7 @@ class Checkpoints:
                 self._list_files(self.folder / str(step))
             for step in self.surplus():
                 self._manager.delete(step)
-                self._losses.pop(step, None)
+                self._ranks.pop(step, None)
         except UserError:
             raise
         except Exception as error:
@@ -124,15 +124,15 @@ class Checkpoints:
         """Return the steps that retention lets go."""
         steps = self.steps()
         for step in steps:
-            if step not in self._losses:
-                self._losses[step] = self._loss(step)
-        scored = sorted((loss, step) for step in steps if (loss := self._losses[step]) is not None)
+            if step not in self._ranks:
+                self._ranks[step] = self._rank(step)
+        scored = sorted((rank, step) for step in steps if (rank := self._ranks[step]) is not None)
         kept = {*steps[-self.keep_last :], *(step for _, step in scored[: self.keep_best])}
         return [step for step in steps if step not in kept]
 
-    def _loss(self, step: int) -> float | None:
+    def _rank(self, step: int) -> float | None:
         try:
-            return self.facts(step).get("loss")
+            return self.facts(step).get("rank")
         except UserError:
             return None
 
@@ -145,8 +145,8 @@ class Checkpoints:
         )
 
     def best(self) -> int | None:
-        """Return the step with the lowest validation loss, or None."""
-        scored = [(loss, step) for step in self.steps() if (loss := self._loss(step)) is not None]
+        """Return the step with the lowest rank, or None."""
+        scored = [(rank, step) for step in self.steps() if (rank := self._rank(step)) is not None]
         return min(scored)[1] if scored else None
 
     def facts(self, step: int) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
             self._manager = None
-        self._losses.pop(step, None)
+        self._ranks.pop(step, None)
         taken = sum(1 for _ in self.folder.glob(f"{step}.damaged*"))
         aside = self.folder / f"{step}.damaged{taken or ''}"
         (self.folder / str(step)).rename(aside)

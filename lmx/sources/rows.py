@@ -12,14 +12,15 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from lmx.core.errors import UserError, did_you_mean
-from lmx.core.rows import decode_row, file_sha256, manifest
+from lmx.core.rows import decode_row, file_sha256, manifest, width
 
 # One row at a time, anywhere in the file: reading ahead would only cost.
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Rows:
-    """R rows: `rows[i]` is a dict of `tokens`, `segment_ids` and `position_ids`, each (T + 1,) int32.
+    """R rows: `rows[i]` is a dict of `tokens`, `segment_ids` and `position_ids`, each (T,) int32, and `label`
+    () int32. Packed rows have T + 1 tokens, since each predicts the next.
 
     `manifest` is that of the folder, `facts` the part of it about this split. Threads may share it; it can be
     pickled, and opens its shards when they are first read.
@@ -29,7 +30,7 @@ class Rows:
         """Take over a folder whose shards were checked; see `source`."""
         self.folder, self.manifest, self.split = folder, manifest, split
         self.facts: dict[str, Any] = manifest["splits"][split]
-        self._width = manifest["settings"]["length"] + 1
+        self._width = width(manifest["settings"])
         self._names = [shard["name"] for shard in self.facts["shards"]]
         self._ends = list(accumulate(shard["rows"] for shard in self.facts["shards"]))
         self._open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -84,6 +85,34 @@ def dense(params: Params, x: Array) -> Array:
     return functions.dense(x, head["kernel"], bias)
 
 
+def side_by_side(body: Model, what: str) -> Model:
+    """Return the body for batches whose rows hold N texts each, arrays (B, N, T): it sees B x N rows.
+
+    what: the N are called so in a message. Its outputs lead with B x N.
+    Errors: UserError where the ids have no such axis.
+    """
+
+    def apply(
+        params: Params,
+        batch: Batch,
+        *,
+        rng: Array | None = None,
+        train: bool = False,
+        taps: Taps | None = None,
+        cache: Any = None,
+    ) -> Outputs:
+        ids = batch["input_ids"]
+        if ids.ndim != 3:
+            raise UserError(f"input_ids of shape {ids.shape}; expected (B, {what}, T)")
+        rows = {k: v.reshape(-1, v.shape[-1]) for k, v in batch.items() if v.ndim == 3}
+        if "example_index" in batch:
+            first = batch["example_index"][:, None] * ids.shape[1]
+            rows["example_index"] = (first + jnp.arange(ids.shape[1])[None, :]).reshape(-1)
+        return body.apply(params, rows, rng=rng, train=train, taps=taps, cache=cache)
+
+    return dataclasses.replace(body, apply=apply)
+
+
 def pooled(outputs: Outputs) -> Array:
     """Return the body's summary of each sequence, (B, D). Errors: UserError where it makes none."""
     if "pooled" not in outputs:
@@ -97,6 +126,12 @@ def count(name: str, value: Any, least: int) -> None:
         raise UserError(f"task.{name}={value!r}; expected a whole number of at least {least}")
     if value > MOST:
         raise UserError(f"task.{name}={value}; expected at most {MOST:,}")
+
+
+def switch(name: str, value: Any) -> None:
+    """Raise UserError where a task's option is neither True nor False."""
+    if not isinstance(value, bool):
+        raise UserError(f"task.{name}={value!r}; expected True or False")
 
 
 def probability(name: str, rate: Any) -> None:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from lmx.core import functions
 from lmx.core.hf_table import Entry
-from lmx.core.types import Array, Params
+from lmx.core.types import IGNORED, Array, Batch, Outputs, Params
+from lmx.tasks import _heads
 
 
 class Encoder(Protocol):
@@ -67,3 +68,27 @@ def predict(params: Params, hidden: Array, config: Encoder) -> Array:
     kernel = head["kernel"] if "kernel" in head else params["embed"]["token"]["embedding"].T
     logits = jnp.dot(flat, kernel, precision=functions.PRECISION) + head["bias"][None, :]
     return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])
+
+
+def outputs(params: Params, hidden: Array, batch: Batch, config: Encoder) -> Outputs:
+    """Return `logits` (B, T, V), and, where the batch has `hidden_positions` (B, K), their `hidden_logits`
+    (B, K, V).
+
+    Under jit, those that nothing reads are never made.
+    """
+    found = {"logits": predict(params, hidden, config)}
+    if "hidden_positions" in batch:
+        there = jnp.take_along_axis(hidden, batch["hidden_positions"][..., None], axis=1)
+        found["hidden_logits"] = predict(params, there, config)
+    return found
+
+
+def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Array]:
+    """Return (sum of -log p in nats, count, how many are right) over the hidden tokens, in f32."""
+    logits, labels = outputs["logits"], batch["labels"]
+    if "hidden_logits" in outputs:
+        logits = outputs["hidden_logits"]
+        labels = jnp.take_along_axis(labels, batch["hidden_positions"], axis=1)
+    total, count = _heads.negative_log(logits, labels)
+    right = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels) & (labels != IGNORED)
+    return total, count, jnp.sum(right).astype(total.dtype)

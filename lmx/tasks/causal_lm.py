@@ -6,7 +6,7 @@ Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,10 @@ from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Par
 from lmx.tasks import _heads
 from lmx.tasks._cross_entropy import cross_entropy
 
-METRICS = ("perplexity",)
+LAYOUT = "packed"
+"""How data_prep lays out the rows that `encode` reads."""
+
+METRICS: tuple[tuple[str, dict[str, Any]], ...] = (("perplexity", {}),)
 
 
 class Decoder(Protocol):

@@ -13,10 +13,13 @@ import numpy as np
 import tokenizers
 
 from lmx.core.errors import UserError
+from lmx.core.examples import Cut, Row
 from lmx.core.log import write_whole
 from lmx.core.rows import canonical
+from lmx.core.vocabulary import Vocabulary
 from lmx.tokenizer._files import blamed
 from lmx.tokenizer._forms import made_by_class
+from lmx.tokenizer._rows import encode
 from lmx.tokenizer._settings import GENERIC, Settings, mark_special
 
 
@@ -129,10 +132,9 @@ class Tokenizer:
         found = self._rows(texts, pairs, length, special)
         longest = max((len(one.ids) for one in found), default=0)
         T = length if multiple is None else min(length, -(-longest // multiple) * multiple)
-        filler = next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
         shape = (len(found), T)
         arrays = {
-            "input_ids": np.full(shape, filler, np.int32),
+            "input_ids": np.full(shape, self.filler, np.int32),
             "attention_mask": np.zeros(shape, np.int32),
             "token_type_ids": np.zeros(shape, np.int32),
         }
@@ -143,6 +145,66 @@ class Tokenizer:
             arrays["attention_mask"][row, here] = 1
             arrays["token_type_ids"][row, here] = one.type_ids
         return arrays, sum(bool(one.overflowing) for one in found)
+
+    @property
+    def filler(self) -> int:
+        """The id that fills rows up: `pad_id`, or in a tokenizer without one `eos_id`, or 0."""
+        return next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
+
+    def rows(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[Any] | None = None,
+        *,
+        length: int,
+        stride: int | None = None,
+        cut: Cut = "longest",
+        words: bool = False,
+        special: bool = True,
+    ) -> list[list[Row]]:
+        """Return the rows of each text, or pair of texts: ids with where they come from, not filled up.
+
+        length: the most ids of a row. stride: None cuts what is too long; a number goes on with a further
+        row that begins with that many tokens of the one before. cut: which text of a pair gives way. words:
+        texts are lists of words. special: add special tokens.
+        Raises UserError where `length` is too short, and where the text that should give way cannot.
+        """
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"{len(texts)} texts with {len(pairs)} second texts; expected as many")
+        given = [*texts, *(pairs or ())]
+        for text in given:
+            for part in text if words else (text,):
+                self._check(part)
+        if words and self._byte_level:  # its words carry the space before them
+            given = [[word if i == 0 else f" {word}" for i, word in enumerate(text)] for text in given]
+        first, second = given[: len(texts)], given[len(texts) :]
+        inputs = first if pairs is None else list(zip(first, second, strict=True))
+        with self._lock, blamed("the tokenizer cannot encode the texts"):
+            return encode(
+                self._for_batches(),
+                inputs,
+                length=length,
+                stride=stride,
+                cut=cut,
+                special=special,
+                words=words,
+                direction=self.settings.truncation_side,
+            )
+
+    def vocabulary(self) -> Vocabulary:
+        """Return what hiding words needs to know of the ids.
+
+        An id continues a word where its piece is marked so (WordPiece's `##`), or, in a byte-level
+        vocabulary, where it begins with a letter or a figure and not with a space.
+        """
+        added = self._backend.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        vocab = self._backend.get_vocab(with_added_tokens=True)
+        special |= {vocab[name] for name in self.settings.special.values()}
+        inner = np.zeros(self.vocab_size, bool)
+        for piece, index in vocab.items():
+            inner[index] = piece[:1].isalnum() if self._byte_level else piece.startswith("##")
+        return Vocabulary(self.vocab_size, self.mask_id, np.array(sorted(special), np.int32), inner)
 
     def check_vocabulary(self, size: int, where: str) -> None:
         """Raise UserError where a model with `size` embeddings cannot take every id; `where` names the model.
@@ -204,16 +266,18 @@ class Tokenizer:
             self._check(text)
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         with self._lock, blamed("the tokenizer cannot encode the texts"):
-            if self._batching is None:  # the library keeps its settings with the tokenizer: one for each use
-                self._batching = tokenizers.Tokenizer.from_str(self._json.decode())
-                self._batching.encode_special_tokens = self.settings.carried.get(
-                    "split_special_tokens", False
-                )
-            least = self._batching.num_special_tokens_to_add(pairs is not None) if special else 1
+            batching = self._for_batches()
+            least = batching.num_special_tokens_to_add(pairs is not None) if special else 1
             if length < max(least, 1):
                 raise UserError(f"length={length}: expected at least {max(least, 1)}, for the special tokens")
-            self._batching.enable_truncation(length, direction=self.settings.truncation_side)
-            return self._batching.encode_batch(inputs, add_special_tokens=special)
+            batching.enable_truncation(length, direction=self.settings.truncation_side)
+            return batching.encode_batch(inputs, add_special_tokens=special)
+
+    def _for_batches(self) -> tokenizers.Tokenizer:
+        if self._batching is None:  # the library keeps its settings with the tokenizer: one for each use
+            self._batching = tokenizers.Tokenizer.from_str(self._json.decode())
+            self._batching.encode_special_tokens = self.settings.carried.get("split_special_tokens", False)
+        return self._batching
 
     def _check(self, text: str) -> None:
         try:

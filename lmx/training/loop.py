@@ -24,12 +24,13 @@ def run(
     mesh: Mesh,
     hooks: Sequence[Hook],
     stopping: Callable[[], bool],
+    satisfied: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
     """Make the steps `start` … `total` - 1 and return the state with the number of steps made.
 
-    batches: those of step `start` and after. stopping: asked after each step; True ends the loop early, and
-    the hooks that run last run then. Steps are sent off without waiting for their results; a hook that reads
-    a sum waits for it.
+    batches: those of step `start` and after. stopping: asked after each step, before its hooks; satisfied:
+    after them, for an evaluation may ask for the end. True ends the loop early, and the hooks that run last
+    run then. Steps are sent off without waiting for their results; a hook that reads a sum waits for it.
     """
     made = start
     pending: list[list[Sums]] = [[] for _ in hooks]
@@ -41,8 +42,14 @@ def run(
         for hook, seen in zip(hooks, pending, strict=True):
             seen[len(seen) if hook.gather else 0 :] = [sums]
             if hook.due(made, ends):
-                hook.action(made, state, seen.copy())
+                state = hook.action(made, state, seen.copy()) or state
                 seen.clear()
+        if not ends and satisfied():
+            ends = True
+            for hook, seen in zip(hooks, pending, strict=True):
+                if hook.last and seen:
+                    state = hook.action(made, state, seen.copy()) or state
+                    seen.clear()
         if ends:
             break
     return state, made

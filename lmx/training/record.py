@@ -24,44 +24,59 @@ def diverged(workdir: Path, step: int, what: str) -> str:
     return f"training has diverged at step {step}: {what}; nothing of it was saved; {advice}"
 
 
+def _losses(values: Sequence[Sums]) -> tuple[float, dict[str, float]]:
+    """Return (the mean loss of some steps, {NAME/loss: that of each task})."""
+
+    def mean(loss: str, weight: str) -> float:
+        here = [one for one in values if loss in one]
+        return sum(float(one[loss]) for one in here) / (sum(float(one[weight]) for one in here) or 1.0)
+
+    tasks = sorted({name.removesuffix("/loss") for one in values for name in one if name.endswith("/loss")})
+    if not tasks:
+        return mean("loss", "weight"), {}
+    steps = [float(one["loss"]) / (float(one["weight"]) or 1.0) for one in values]
+    return sum(steps) / len(steps), {f"{task}/loss": mean(f"{task}/loss", f"{task}/weight") for task in tasks}
+
+
 class Recorder:
     """The record of one run.
 
     workdir: the run's folder. start: the step it goes on from; what was recorded after it is dropped, so that
-    no step appears twice. tokens_per_step: B x T.
+    no step appears twice. per_step: what one step reads, in units of "tokens" or "examples".
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int, tokens_per_step: int) -> None:
+    def __init__(self, workdir: Path, *, start: int, total: int, per_step: int, unit: str) -> None:
         for name in ("metrics.jsonl", "samples.jsonl"):
             log.truncate_after(workdir / name, start)
         self.workdir = workdir
         self.metrics = log.Jsonl(workdir / "metrics.jsonl")
         self.samples = log.Jsonl(workdir / "samples.jsonl")
         self.events = log.TensorBoard(workdir / "events", resumed=start or None)
-        self.progress = log.Progress(total, start, tokens_per_step)
-        self.tokens_per_step = tokens_per_step
+        self.progress = log.Progress(total, start, per_step, unit=unit)
+        self._per_step, self._unit = per_step, unit
         before = log.read_jsonl(workdir / "metrics.jsonl") if start else []
         self._began = time.monotonic() - (float(before[-1]["seconds"]) if before else 0.0)
 
     def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
         """Write the mean loss over the steps since the last record, their gradient norm and speed.
 
+        Of a mixture, whose sums are by task (`NAME/loss`, `NAME/weight`), also the mean of each task that has
+        come; the loss is then the mean of the steps, for the weights of tasks, such as tokens and sentences,
+        do not add up.
         Errors: UserError where the loss or the gradient is not finite.
         """
         values = jax.device_get(list(window))
-        loss = sum(float(v["loss"]) for v in values) / max(sum(float(v["tokens"]) for v in values), 1.0)
+        loss, by_task = _losses(values)
         norm = float(values[-1]["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(diverged(self.workdir, step, f"the loss is {loss}, the gradient norm {norm}"))
         self.progress.update(step, loss)
-        record = {"loss": loss, "rate": rate, "grad_norm": norm}
-        speed = self.progress.tokens_per_second
+        record = {"loss": loss, **by_task, "rate": rate, "grad_norm": norm}
+        speed = self.progress.per_second
         if speed is not None:
-            record["tokens_per_second"] = speed
-        tokens = step * self.tokens_per_step
-        self.metrics.write(
-            {"kind": "train", "step": step, **record, "tokens": tokens, "seconds": self.seconds()}
-        )
+            record[f"{self._unit}_per_second"] = speed
+        read = {self._unit: step * self._per_step}
+        self.metrics.write({"kind": "train", "step": step, **record, **read, "seconds": self.seconds()})
         self.events.scalars(step, {f"train/{name}": value for name, value in record.items()})
 
     def evaluation(self, step: int, split: str, figures: Mapping[str, float]) -> None:

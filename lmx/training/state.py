@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -42,7 +43,8 @@ def start(
     """
     whole = mesh_.replicated(mesh)
     given = None if params is None else jax.device_put(params, whole)
-    return jax.jit(lambda p: _fresh(model, optimizer, seed, p), out_shardings=whole)(given)
+    made = jax.jit(lambda number, p: _fresh(model, optimizer, number, p), out_shardings=whole)
+    return made(np.uint32(seed), given)  # no constant, so that every seed shares what is compiled
 
 
 def abstract(model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> State:
@@ -52,7 +54,9 @@ def abstract(model: Model, optimizer: optax.GradientTransformation, *, mesh: Mes
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
 
 
-def _fresh(model: Model, optimizer: optax.GradientTransformation, seed: int, params: Params | None) -> State:
+def _fresh(
+    model: Model, optimizer: optax.GradientTransformation, seed: Array | int, params: Params | None
+) -> State:
     leaves = model.init(rng.stream_key(seed, 0, "init")) if params is None else params
     chosen, _ = tree.split(leaves, model.trainable(leaves))
     return State(jnp.zeros((), jnp.int32), leaves, optimizer.init(chosen))

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
 from lmx.core import rng, tree
 from lmx.core.types import Array, Batch, Model, Objective, Params, Sums
+from lmx.training import accumulate
 from lmx.training.state import State
 
 Step = Callable[[State, Batch], tuple[State, Sums]]
 
 
 def build(
-    model: Model, objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh,
+    parts: int = 1,
+    whole: Callable[[Batch], Batch] = dict,
+    moves: Callable[[Batch, str], bool] | None = None,
 ) -> Step:
     """Return (state, batch) -> (new state, sums); the old state's buffers are given up (donated).
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
-    derives from (seed, step, "dropout"). The sums are the objective's, with `grad_norm` before clipping.
+    derives from (seed, step, "dropout"). parts: the batch is taken in so many parts, one after the other, in
+    the memory of one. whole: adds to a batch what the objective needs of all of it, before it is cut. moves:
+    (batch, path) -> whether the leaf may move with this batch, told by the batch's structure alone; the
+    optimizer does not see the others, so that they stay as they are, and so does what it remembers of them,
+    bit for bit. The sums are the objective's, with `loss`, `weight`, and `grad_norm` before clipping.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Sums]:
+    def moving(params: Params, batch: Batch) -> Params:
+        on: Params = model.trainable(params)
+        return on if moves is None else tree.map_named(lambda path, yes: yes and moves(batch, path), on)
+
+    def step(seed: Array, state: State, batch: Batch) -> tuple[State, Sums]:
         key = rng.stream_key(seed, state.step, "dropout")
-        chosen, fixed = tree.split(state.params, model.trainable(state.params))
-
-        def mean(leaves: Params) -> tuple[Array, Sums]:
-            total, weight, sums = objective(tree.merge(leaves, fixed), batch, key)
-            return total / jnp.maximum(weight, jnp.ones_like(weight)), sums
-
-        gradients, sums = jax.grad(mean, has_aux=True)(chosen)
+        chosen, fixed = tree.split(state.params, moving(state.params, batch))
+        of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
+        summed, weight, sums = of(chosen, whole(batch))
+        share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
+        gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, chosen)
         params = tree.merge(optax.apply_updates(chosen, updates), fixed)
         return State(state.step + 1, params, optimizer_state), {
@@ -43,5 +60,6 @@ def build(
             "grad_norm": optax.tree.norm(gradients),
         }
 
-    whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+    same, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
+    made = jax.jit(step, donate_argnums=1, in_shardings=(same, same, rows), out_shardings=(same, same))
+    return partial(made, np.uint32(seed))  # no constant, so that every seed shares what is compiled

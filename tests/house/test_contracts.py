@@ -85,10 +85,13 @@ PLANTED = {
     "door-grain": ("lmx/training/__init__.py", "import grain"),
     "door-array-record": ("data_prep/__init__.py", "from array_record.python import array_record_module"),
     "door-tensorboardx": ("lmx/report.py", "import tensorboardX"),
+    "door-matplotlib": ("lmx/report.py", "import matplotlib.pyplot"),
     "door-tensorflow-datasets": ("lmx/tasks/__init__.py", "import tensorflow_datasets"),
     "door-apache-beam": ("lmx/sources/__init__.py", "import apache_beam"),
     "door-sklearn": ("lmx/training/__init__.py", "import sklearn.metrics"),
     "door-sacrebleu": ("lmx/generation/__init__.py", "import sacrebleu"),
+    "door-pyarrow": ("lmx/tasks/__init__.py", "import pyarrow"),
+    "door-seqeval": ("lmx/generation/__init__.py", "import seqeval"),
     "door-rouge-score": ("lmx/generation/__init__.py", "from rouge_score import rouge_scorer"),
 }
 

@@ -79,13 +79,11 @@ def test_configs_and_flags_exist(words: list[str]) -> None:
     assert (CHECKOUT / "lmx" / "commands" / f"{command.replace('-', '_')}.py").is_file()
     flags = dict(re.findall(r"--([\w.-]+)[= ](\S+)", " ".join(rest)))
     if "config" in flags:
-        config = load_config(flags["config"])
-        for flag in flags:
-            keys = flag.split(".")[1:] if flag.startswith("config.") else []
-            value = config
-            for key in keys:
-                assert key in value, f"{flag}: {flags['config']} has no {key!r}"
-                value = value[key]
+        from lmx.core import config
+
+        changes = {flag.removeprefix("config."): value for flag, value in flags.items() if flag != "config"}
+        found = load_config(flags["config"])
+        config.override(found, {name: value for name, value in changes.items() if name != "workdir"})
 
 
 def test_links_lead_somewhere() -> None:

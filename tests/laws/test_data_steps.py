@@ -17,6 +17,9 @@ from data_prep.read import Document
 from data_prep.steps.clean import clean
 from data_prep.steps.dedup import dedup
 from data_prep.steps.pack import pack
+from data_prep.steps.pairs import pairs
+from data_prep.steps.pieces import pieces
+from data_prep.steps.sentences import sentences
 from data_prep.steps.split import split
 from data_prep.steps.tokenize import tokenize
 from lmx import tokenizer
@@ -48,8 +51,7 @@ def texts_of(found: list[Document]) -> list[str]:
 
 
 def packed(texts: list[str]) -> list[tuple[list[int], list[int]]]:
-    ids = [np.frombuffer(text.encode(), np.uint8) for text in texts]
-    return [(tokens.tolist(), lengths) for tokens, lengths in pack(ids, length=4)]
+    return [(tokens.tolist(), lengths) for tokens, lengths in pack(as_bytes(texts), length=4)]
 
 
 def transitions(rows: list[tuple[list[int], list[int]]]) -> list[tuple[int, int]]:
@@ -60,6 +62,42 @@ def transitions(rows: list[tuple[list[int], list[int]]]) -> list[tuple[int, int]
         for start, end in zip(ends - lengths, ends, strict=True):
             pairs += list(zip(tokens[start : end - 1], tokens[start + 1 : end], strict=True))
     return pairs
+
+
+def as_bytes(texts: list[str]) -> list[np.ndarray]:
+    return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+
+def kept_bytes(texts: list[str]) -> list[bytes]:
+    """Return the documents that pairs can be made of: with tokens, and at least two of them."""
+    found = [text.encode() for text in texts if text]
+    return found if len(found) > 1 else []
+
+
+def paired(texts: list[str]) -> list[tuple[int, list[int], list[int], int]]:
+    """Return (document, A, B, label) of each row; each byte is a sentence, so that nothing is cut off."""
+    documents = [[np.array([byte]) for byte in text] for text in kept_bytes(texts)]
+    if not documents:
+        return []
+    tally: dict[str, int] = {}
+    made = pairs(documents, length=8, first=300, last=301, short=0.3, seed=1, tally=tally)
+    out, place, used = [], 0, 0
+    for tokens, lengths, label in made:
+        a, b = tokens[1 : lengths[0] - 1].tolist(), tokens[lengths[0] : -1].tolist()
+        out.append((place, a, b, label))
+        used += len(a) + (len(b) if label == 0 else 0)
+        if used == len(documents[place]):
+            place, used = place + 1, 0
+    assert tally["cut"] == 0 and tally["pairs"] == len(out)
+    return out
+
+
+def own_tokens(rows: list[tuple[int, list[int], list[int], int]]) -> list[list[int]]:
+    """Return each document's tokens as its rows hold them."""
+    found: dict[int, list[int]] = {}
+    for place, a, b, label in rows:
+        found.setdefault(place, []).extend(a + (b if label == 0 else []))
+    return list(found.values())
 
 
 def halves(mode: str) -> Callable[[list[str]], Any]:
@@ -110,6 +148,30 @@ LAWS = {
         )
     ],
 }
+
+LAWS["pieces"] = [
+    Law(
+        lambda texts: [
+            (tokens.tolist(), lengths)
+            for tokens, lengths in pieces(as_bytes(texts), length=7, first=300, last=301)
+        ],
+        lambda texts, out: (
+            [token for tokens, _ in out for token in tokens if token < 300]
+            == [byte for text in texts for byte in text.encode()]
+            and all(len(tokens) == sum(lengths) <= 7 for tokens, lengths in out)
+        ),
+    )
+]
+LAWS["sentences"] = [
+    Law(
+        lambda texts: [sentences(text) for text in texts],
+        lambda texts, out: (
+            ["".join(text.split()) for text in texts] == ["".join("".join(found).split()) for found in out]
+        ),
+        lambda out: ["\n".join(found) for found in out],
+    )
+]
+LAWS["pairs"] = [Law(paired, lambda texts, out: own_tokens(out) == [list(d) for d in kept_bytes(texts)])]
 
 CORPUS = st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=8)
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx.core import plugin
+from lmx.core import mesh, plugin
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Params
-from lmx.generation import greedy, sample
+from lmx.generation import _decode, greedy, sample
 from lmx.models import gpt2
 from lmx.tasks import causal_lm
 
@@ -77,6 +77,52 @@ def test_a_prompt_does_not_depend_on_its_neighbours(decoder: Any, built: tuple[M
     key = jax.random.key(1)
     together = decoder.generate(*built, PROMPTS, key, tokens=6)
     assert decoder.generate(*built, PROMPTS[:1], key, tokens=6) == together[:1]
+
+
+def test_batches_change_nothing(decoder: Any, built: tuple[Model, Params]) -> None:
+    """Three prompts in batches of two, alike with alike: the places, the keys and the rows that fill up."""
+    key = jax.random.key(1)
+    together = decoder.generate(*built, PROMPTS, key, tokens=6)
+    assert decoder.generate(*built, PROMPTS, key, tokens=6, size=2) == together
+    shared = decoder.generate(*built, PROMPTS, key, tokens=6, size=2, mesh=mesh.make(2))
+    assert shared == together
+
+
+def test_a_batch_is_as_wide_as_one_of_few_widths() -> None:
+    lengths = range(1, 1025)
+    widths = [_decode._width(length) for length in lengths]
+    assert all(length <= width for length, width in zip(lengths, widths, strict=True))
+    assert all(width <= 1.5 * length for length, width in zip(lengths, widths, strict=True) if length >= 16)
+    assert sorted(set(widths)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    made = list(_decode._batches([[1] * length for length in lengths], 8))
+    assert sorted(index for chosen, _ in made for index in chosen) == list(range(1024))
+    assert {batch["ids"].shape for _, batch in made} == {(8, width) for width in widths}
+
+
+def test_a_batch_is_no_wider_than_the_longest_prompt(built: tuple[Model, Params]) -> None:
+    """20 ids would go into a width of 24, which with 4 new tokens is more than the 24 positions."""
+    prompts = [[*range(1, 19), 3, 5], [4]]
+    key = jax.random.key(0)
+    found = greedy.generate(*built, prompts, key, tokens=4, size=2)
+    assert found == [by_hand(*built, prompt, 4) for prompt in prompts]
+
+
+def test_a_prompt_may_end_with_the_end_symbol(decoder: Any, built: tuple[Model, Params]) -> None:
+    """A dialogue's prompt does: the turn before has ended, the reply has not."""
+    key = jax.random.key(0)
+    free = decoder.generate(*built, PROMPTS, key, tokens=8)[2]
+    end = PROMPTS[2][-1]
+    wanted = free[: free.index(end)] if end in free else free
+    assert wanted
+    assert decoder.generate(*built, PROMPTS, key, tokens=8, eos_id=end)[2] == wanted
+
+
+def test_what_is_banned_is_never_taken(decoder: Any, built: tuple[Model, Params]) -> None:
+    key = jax.random.key(0)
+    free = {token for row in decoder.generate(*built, PROMPTS, key, tokens=8) for token in row}
+    banned = sorted(free)[: len(free) // 2 + 1]
+    found = decoder.generate(*built, PROMPTS, key, tokens=8, banned=banned)
+    assert all(len(row) == 8 and not set(row) & set(banned) for row in found)
 
 
 def test_sampling_draws_from_the_distribution(built: tuple[Model, Params]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from lmx.commands import _build
 from lmx.core import plugin, tree
 from lmx.core.errors import UserError
-from lmx.core.types import IGNORED, Model
+from lmx.core.types import IGNORED, Metric, Model
 from lmx.hf import convert
 
 pytestmark = pytest.mark.smoke
@@ -28,8 +28,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sequence_regression": [{}, {"targets": 2}],
     "token_classification": [{"labels": C}],
 }
+TEXTS = {"multiple_choice": (CHOICES,), "sentence_similarity": (2,)}  # read side by side
 # task -> {the batch's answers: the outputs they are compared with}
 ANSWERS = {
+    "sentence_similarity": {"labels": "cosine"},
     "bert_pretraining": {"labels": "logits", "next_sentence_label": "next_logits"},
     "question_answering": {"start_positions": "start_logits", "end_positions": "end_logits"},
 }
@@ -60,9 +62,9 @@ def answers(name: str) -> dict[str, str]:
 def batch(task: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     """A batch of which some answers are ignored: every third token, or the second row."""
     draw, name = np.random.default_rng(seed), task["name"]
-    shape = (B, CHOICES, T) if name == "multiple_choice" else (B, T)
+    shape = (B, *TEXTS.get(name, ()), T)
     found: dict[str, Any] = {"input_ids": draw.integers(0, V, shape)}
-    if name in ("causal_lm", "masked_lm", "bert_pretraining", "token_classification"):
+    if name in ("causal_lm", "instruction", "masked_lm", "bert_pretraining", "token_classification"):
         found["labels"] = draw.integers(0, C if name == "token_classification" else V, (B, T))
         found["labels"][:, ::3] = IGNORED
     elif name == "sequence_regression":
@@ -70,6 +72,8 @@ def batch(task: dict[str, Any], seed: int = 0) -> dict[str, Any]:
         found["labels"][1] = np.nan
     elif task.get("multi_label"):
         found["labels"] = draw.integers(0, 2, (B, C))
+    elif name == "sentence_similarity":
+        found["labels"] = np.array([0.5, np.nan, -0.25, 1.0], np.float32)
     elif name == "question_answering":
         found |= {key: draw.integers(0, T, (B,)) for key in answers(name)}
     else:
@@ -77,7 +81,7 @@ def batch(task: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     if name == "bert_pretraining":
         found["next_sentence_label"] = draw.integers(0, 2, (B,))
     for key in answers(name):
-        if (key in found and found[key].ndim == 1) or task.get("multi_label"):
+        if (found[key].ndim == 1 and found[key].dtype.kind == "i") or task.get("multi_label"):
             found[key][1] = IGNORED
     return {key: jnp.asarray(array) for key, array in found.items()}
 
@@ -89,7 +93,7 @@ def answered(
     found = {}
     for key, output in answers(task["name"]).items():
         logits, labels = outputs[output], jnp.nan_to_num(given[key])
-        if task["name"] == "sequence_regression":
+        if task["name"] in ("sequence_regression", "sentence_similarity"):
             found[output] = labels + 5.0 * shift
         elif task.get("multi_label"):
             found[output] = 20.0 * (2.0 * labels.astype(jnp.float32) - 1.0) * (1 - 2 * shift)
@@ -193,8 +197,8 @@ def test_objective_equals_the_loss_of_the_outputs(model: str, task: dict[str, An
         outputs = whole.apply(params, given)
         return module.loss({name: x for name, x in outputs.items() if name != "head"}, given)[0]
 
-    one = jax.value_and_grad(lambda p: objective(p, given, None)[0])(params)
-    two = jax.value_and_grad(plain)(params)
+    shorter = jax.value_and_grad(lambda p: objective(p, given, None)[0])
+    one, two = jax.jit(lambda p: (shorter(p), jax.value_and_grad(plain)(p)))(params)
     for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(left, right, atol=2e-5 * max(1, float(np.abs(right).max())), rtol=0)
 
@@ -219,8 +223,10 @@ def test_the_loss_sees_outputs_that_a_wrapper_replaced(model: str, task: dict[st
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_metric_named_exists(name: str) -> None:
-    module = plugin.find("lmx.tasks", name)
-    assert set(getattr(module, "METRICS", ())) <= set(plugin.names("lmx.metrics"))
+    """With its options; a bare name has none."""
+    for given in getattr(plugin.find("lmx.tasks", name), "METRICS", ()):
+        metric, options = (given, {}) if isinstance(given, str) else given
+        assert isinstance(plugin.find("lmx.metrics", metric).metric(**options), Metric)
 
 
 def test_regression_never_broadcasts() -> None:
@@ -265,7 +271,12 @@ def test_a_decoder_is_judged_by_its_last_real_token() -> None:
         ({"name": "token_classification", "labels": True}, "task.labels=True"),
         ({"name": "token_classification", "dropout": 1}, "task.dropout=1; expected a probability"),
         ({"name": "sequence_regression", "targets": 0}, "at least 1"),
-        ({"name": "masked_lm", "labels": 2}, "masked_lm has no such option; it has: none"),
+        (
+            {"name": "sequence_classification", "sepparator": ","},
+            "did you mean 'separator'.*; it has: labels, mul",
+        ),
+        ({"name": "sequence_classification", "facts": {}}, "task.facts: .* has no such option"),
+        ({"name": "masked_lm", "labels": 2}, "masked_lm has no such option; it has: share, unit"),
     ],
 )
 def test_bad_options_are_refused(task: dict[str, Any], message: str) -> None:

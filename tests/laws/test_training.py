@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from lmx import optim
-from lmx.core import mesh, tree
+from lmx.core import config, mesh, tree
 from lmx.core.types import Model
 from lmx.models import gpt2
 from lmx.runs.checkpoints import Checkpoints, abstract
 from lmx.tasks import causal_lm
-from lmx.training import evaluate, loop, state, step
+from lmx.training import evaluate, hooks, loop, state, step
 from lmx.training.hooks import Hook
 
 CONFIG = gpt2.Config(
@@ -112,6 +112,17 @@ def test_decay_reaches_matrices_only() -> None:
         assert on == path.endswith(("kernel", "embedding")), path
 
 
+def test_every_seed_takes_the_same_program() -> None:
+    """So that runs that differ in the seed alone compile nothing twice."""
+    devices, built, chain = mesh.make(1), model(), optimizer()
+    now = state.start(built, chain, seed=0, mesh=devices)
+    texts = []
+    for seed in (3, 2**32 - 1):
+        update: Any = step.build(built, causal_lm.objective(built), chain, seed=seed, mesh=devices)
+        texts.append(update.func.lower(*update.args, now, next(batches())).as_text())
+    assert texts[0] == texts[1]
+
+
 def test_start_depends_on_the_seed_alone() -> None:
     one = state.start(model(), optimizer(), seed=5, mesh=mesh.make(1))
     two = state.start(model(), optimizer(decay=0.3), seed=5, mesh=mesh.make(8))
@@ -172,3 +183,37 @@ def test_the_key_of_a_step_is_its_own() -> None:
     again = rng.example_keys(rng.stream_key(0, 1, "dropout"), jnp.array([5]))
     assert len({tuple(key) for key in np.asarray(jax.random.key_data(examples)).tolist()}) == 8
     np.testing.assert_array_equal(jax.random.key_data(examples)[5], jax.random.key_data(again)[0])
+
+
+def test_an_epoch_that_is_no_whole_number_of_steps() -> None:
+    """6,920 examples in batches of 32 are 216.25 steps; three epochs end at 649, as the third interval."""
+    total = config.steps("3 epochs", tokens_per_step=None, steps_per_epoch=216.25)
+    every = config.interval("1 epochs", tokens_per_step=None, steps_per_epoch=216.25, total=total)
+    assert [step for step in range(total + 1) if hooks.falls(step, every)] == [216, 432, 649]
+    assert [step for step in range(9) if hooks.falls(step, 1.0)] == list(range(1, 9))
+    assert not any(hooks.falls(step, 0.0) for step in range(9))
+
+
+def test_an_evaluation_that_asks_for_the_end_gets_it_at_once() -> None:
+    """No further step is made, and what runs last runs after the same step."""
+    seen: list[tuple[str, int]] = []
+
+    def told(name: str) -> hooks.Action:
+        def action(made: int, now: Any, window: Any) -> None:
+            seen.append((name, made))
+
+        return action
+
+    _, made = loop.run(
+        0,  # type: ignore[arg-type]
+        lambda now, batch: (now, {}),
+        [{}] * 9,
+        start=0,
+        total=9,
+        mesh=mesh.make(1),
+        hooks=[Hook(3, told("evaluate")), Hook(5, told("save"), last=True)],
+        stopping=lambda: False,
+        satisfied=lambda: ("evaluate", 6) in seen,
+    )
+    assert made == 6
+    assert seen == [("evaluate", 3), ("save", 5), ("evaluate", 6), ("save", 6)]

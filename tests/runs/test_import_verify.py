@@ -227,7 +227,8 @@ def test_an_import_for_another_task(gpt2: Path, tmp_path: Path, capsys: pytest.C
     assert {k for k, v in leaves["a"].items() if leaves["c"][k] != v} == {"head/kernel"}
     assert main(["verify", str(tmp_path / "a")]) == 0
     complained = complaint(capsys, [*words[:-2], "translation", "--output", str(tmp_path / "d")])
-    known = "causal_lm, features, question_answering, sequence_classification, sequence_regression"
+    known = "causal_lm, features, instruction, question_answering, sentence_similarity, "
+    known += "sequence_classification, sequence_regression"
     assert complained == f"{gpt2}: a gpt2 has no task 'translation'; it has: {known}, token_classification"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
 

@@ -195,7 +195,7 @@ def a_file(folder: Path) -> None:
 
 def broken(folder: Path) -> None:
     folder.mkdir()
-    (folder / "manifest.json").write_text('{"version": 1}')
+    (folder / "manifest.json").write_text('{"version": 2}')
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_packed_loss_is_the_sum_of_the_separate_losses() -> None:
     rng = np.random.default_rng(0)
     documents = [rng.integers(0, 37, n).tolist() for n in (9, 2, 13, 5)]
     model = causal_lm.attach(gpt2.build(CONFIG), CONFIG)
-    params, objective = model.init(jax.random.key(0)), causal_lm.objective(model)
+    params, objective = jax.jit(model.init)(jax.random.key(0)), jax.jit(causal_lm.objective(model))
     row = {k: jnp.asarray(v) for k, v in causal_lm.encode(packed(documents, 31)).items()}
     together, count, _ = objective(params, row, None)
     apart = [objective(params, {"input_ids": jnp.array([d])}, None) for d in documents]
@@ -71,24 +71,25 @@ def test_starting_loss_is_that_of_a_uniform_guess(vocabulary: int, value: float)
     config = gpt2.Config(vocab_size=vocabulary, positions=32, width=64, layers=2, heads=4)
     model = causal_lm.attach(gpt2.build(config), config)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, vocabulary, (4, 32)))
-    total, count, _ = causal_lm.objective(model)(model.init(jax.random.key(0)), {"input_ids": ids}, None)
+    params = jax.jit(model.init)(jax.random.key(0))
+    total, count, _ = jax.jit(causal_lm.objective(model))(params, {"input_ids": ids}, None)
     assert float(total / count) == pytest.approx(value, abs=0.05)
 
 
 def test_untied_head_has_its_own_matrix() -> None:
     untied = gpt2.Config(**{**CONFIG.__dict__, "tie_embeddings": False})
     model = causal_lm.attach(gpt2.build(untied), untied)
-    params = model.init(jax.random.key(0))
+    params, apply = jax.jit(model.init)(jax.random.key(0)), jax.jit(model.apply)
     assert params["head"]["kernel"].shape == (12, 37)
     batch = {"input_ids": jnp.array([[1, 2, 3]])}
-    before = model.apply(params, batch)["logits"]
+    before = apply(params, batch)["logits"]
     params["head"]["kernel"] = params["head"]["kernel"] * 2
-    np.testing.assert_allclose(model.apply(params, batch)["logits"], before * 2, rtol=1e-6)
+    np.testing.assert_allclose(apply(params, batch)["logits"], before * 2, rtol=1e-6)
 
 
 def test_projections_into_the_residual_stream_start_smaller() -> None:
     config = gpt2.Config(vocab_size=11, positions=8, width=128, layers=8, heads=4)
-    params = gpt2.build(config).init(jax.random.key(0))
+    params = jax.jit(gpt2.build(config).init)(jax.random.key(0))
     for block in params["block"].values():
         for kernel in (block["attn"]["out"]["kernel"], block["mlp"]["down"]["kernel"]):
             assert float(jnp.std(kernel)) == pytest.approx(0.02 / 4, rel=0.03)  # 0.02 / sqrt(2 x 8)

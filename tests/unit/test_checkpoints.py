@@ -25,7 +25,7 @@ def filled(folder: Path, losses: dict[int, float | None], **options: Any) -> Che
     kept = Checkpoints(folder, **options)
     for step, loss in losses.items():
         kept.save(
-            step, jax.tree.map(lambda x, by=step: x + by, PARAMS), MOMENTS, facts={"loss": loss, "config": {}}
+            step, jax.tree.map(lambda x, by=step: x + by, PARAMS), MOMENTS, facts={"rank": loss, "config": {}}
         )
     kept.wait()
     return kept
@@ -38,7 +38,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert kept.best() == 2
     kept.close()
     again = Checkpoints(tmp_path / "two", keep_last=2, keep_best=1)
-    again.save(7, PARAMS, MOMENTS, facts={"loss": 2.2, "config": {}})
+    again.save(7, PARAMS, MOMENTS, facts={"rank": 2.2, "config": {}})
     again.close()
     assert again.steps() == [2, 6, 7], "the best is known after a restart, too"
 
@@ -48,7 +48,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     params, moments, facts = kept.restore(4, abstract(PARAMS), abstract(MOMENTS))
     np.testing.assert_array_equal(params["a"]["kernel"], PARAMS["a"]["kernel"] + 4)
     assert int(moments[0]) == 3
-    assert facts["loss"] == 0.5
+    assert facts["rank"] == 0.5
     only, nothing, _ = kept.restore(4, abstract(PARAMS))
     np.testing.assert_array_equal(only["b"], PARAMS["b"] + 4)
     assert nothing is None
@@ -90,7 +90,7 @@ def test_values_are_verified_without_a_list_of_files(tmp_path: Path) -> None:
         f"set aside: {tmp_path / '5.damaged'}",
     ]
     assert kept.steps() == [4]
-    kept.save(5, PARAMS, MOMENTS, facts={"loss": 0.3})  # its step can be saved again
+    kept.save(5, PARAMS, MOMENTS, facts={"rank": 0.3})  # its step can be saved again
     kept.wait()
     assert kept.steps() == [4, 5]
     kept.close()
@@ -164,10 +164,10 @@ def test_digest_tells_places_and_names_apart_but_not_meshes() -> None:
 
 def test_facts_are_sealed(tmp_path: Path) -> None:
     kept = filled(tmp_path, {4: 0.5})
-    path = next(p for p in (tmp_path / "4" / "facts").rglob("*") if p.is_file() and b"loss" in p.read_bytes())
+    path = next(p for p in (tmp_path / "4" / "facts").rglob("*") if p.is_file() and b"rank" in p.read_bytes())
     (tmp_path / "4" / digests.FILES).unlink()
     facts = json.loads(path.read_text())
-    path.write_text(json.dumps({**facts, "loss": 0.1}))
+    path.write_text(json.dumps({**facts, "rank": 0.1}))
     with pytest.raises(UserError, match="facts are damaged"):
         kept.facts(4)
     kept.close()

@@ -41,8 +41,36 @@ def test_percent_needs_a_total() -> None:
 @pytest.mark.parametrize("name", config.names())
 def test_shipped_configs_load_and_are_plain(name: str) -> None:
     found = config.load(name)
-    assert config.plain(found)["task"]["name"]
+    whole = config.plain(found)
+    assert all(one["task"]["name"] for one in whole.get("tasks", {"": whole}).values())
     assert config.plain(found) == config.plain(config.load(str(config.shelf() / f"{name}.py")))
+
+
+def test_an_option_of_data_can_be_taken_away() -> None:
+    found = config.load("finetune/policyqa")
+    config.override(found, {"data.group": "None", "data.validation": "dev.json", "score": "rmse"})
+    assert config.plain(found)["data"]["group"] is None and found.score == "rmse"
+    config.override(found, {"score": "None"})
+    assert found.score is None
+
+
+def test_a_column_given_by_position_may_get_a_name() -> None:
+    found = config.load("finetune/stsb")
+    changes = {"text": "one", "text_pair": "4", "value": "('joy', 'anger')", "id": "none"}
+    config.override(found, {f"data.columns.{field}": column for field, column in changes.items()})
+    wanted = {"text": "one", "text_pair": 4, "value": ["joy", "anger"], "id": None}
+    assert config.plain(found)["data"]["columns"] == wanted
+
+
+def test_files_in_a_list_may_lie_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = config.load("finetune/rte")
+    config.override(found, {"data.train": "('~/a.tsv', '~/b.tsv')"})
+    fields = config.plain(found)
+    fields["data"]["test"] = {"prompt": "~/a.en"}
+    data = config.expanded(fields)["data"]
+    assert data["train"] == ["/home/me/a.tsv", "/home/me/b.tsv"]
+    assert data["test"] == {"prompt": "/home/me/a.en"}
 
 
 def test_names_hold_what_the_readme_promises() -> None:
@@ -145,10 +173,11 @@ def test_every_key_of_a_config_decides_something_or_is_cosmetic() -> None:
     """A new key must be thought about: does it move a parameter (identity), or not (cosmetic)?"""
     identity = {
         "seed", "start", "model", "task", "data", "tokenizer", "batch", "optim", "total", "evaluate",
-        "save", "mesh",
+        "save", "mesh", "stop", "plateau",
     }  # fmt: skip
-    assert identity | set(train.COSMETIC) == set(config.load("quickstart").keys())
-    assert not identity & set(train.COSMETIC)
+    cosmetic = {key.partition(".")[0] for key in train.COSMETIC}
+    assert identity | cosmetic == set(config.load("quickstart").keys())
+    assert not identity & cosmetic
 
 
 def test_a_config_file_is_found_by_path(tmp_path: Path) -> None:

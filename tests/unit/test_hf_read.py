@@ -356,7 +356,8 @@ def test_a_sum_that_overflows_is_no_fault(tmp_path: Path) -> None:
 
 def test_tasks_that_the_model_has_not(tmp_path: Path) -> None:
     folder = made.folder(tmp_path, made.GPT2, made.gpt2())
-    known = "causal_lm, features, question_answering, sequence_classification, sequence_regression"
+    known = "causal_lm, features, instruction, question_answering, sentence_similarity, "
+    known += "sequence_classification, sequence_regression"
     for task, shown in (("casual_lm", "'casual_lm'"), ({}, "None"), ({"name": ["x"]}, "['x']")):
         with pytest.raises(lmx.UserError) as error:
             lmx.load(folder, task=task)

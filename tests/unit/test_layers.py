@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmx.core import functions, memory, rng
-from lmx.core.types import IGNORED
-from lmx.models import _attention, _sequence, gpt2
+from lmx.core.types import IGNORED, Array, Batch, Params, Taps
+from lmx.models import _attention, _sequence, bert, gpt2
 from lmx.tasks import causal_lm
 from lmx.tasks._cross_entropy import cross_entropy
 
@@ -73,12 +73,17 @@ def test_activate_dense_is_the_two_in_turn(name: str, dtype: Any, tolerance: flo
 
 def agree(ours: Callable[..., Any], plain: Callable[..., Any], args: list[Any], tolerance: float) -> None:
     """Values and all gradients of two functions are equal, under jit, for a random cotangent."""
-    value = plain(*args)
-    cotangent = jnp.asarray(draw(99, *value.shape)).astype(value.dtype)
-    got, pull = jax.vjp(jax.jit(ours), *args)
-    assert got.dtype == value.dtype
+
+    @jax.jit
+    def both(*args: Any) -> Any:
+        (got, pull), (value, plain_pull) = jax.vjp(ours, *args), jax.vjp(plain, *args)
+        assert got.dtype == value.dtype
+        cotangent = jnp.asarray(draw(99, *value.shape)).astype(value.dtype)
+        return (got, value), (pull(cotangent), plain_pull(cotangent))
+
+    (got, value), gradients = both(*args)
     np.testing.assert_allclose(got, value, atol=tolerance)
-    for mine, theirs in zip(pull(cotangent), jax.vjp(plain, *args)[1](cotangent), strict=True):
+    for mine, theirs in zip(*gradients, strict=True):
         assert mine.dtype == theirs.dtype
         np.testing.assert_allclose(mine, theirs, atol=tolerance * max(1, float(jnp.abs(theirs).max())))
 
@@ -296,14 +301,16 @@ def test_loss_from_hidden_states_is_the_loss_from_logits(tied: bool) -> None:
         vocab_size=29, positions=9, width=12, layers=1, heads=3, init_range=0.4, tie_embeddings=tied
     )
     model = causal_lm.attach(gpt2.build(config), config)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     batch = {"input_ids": jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 9)), jnp.int32)}
 
     def both(params: Any, fused: bool) -> jax.Array:
         outputs = model.apply(params, batch)
         return causal_lm.loss(outputs if fused else {"logits": outputs["logits"]}, batch)[0]
 
-    one, other = (jax.value_and_grad(both)(params, fused) for fused in (True, False))
+    one, other = (
+        jax.jit(jax.value_and_grad(both), static_argnums=1)(params, fused) for fused in (True, False)
+    )
     for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5, rtol=2e-5)
 
@@ -315,7 +322,7 @@ def test_loss_and_gradients_do_not_depend_on_the_devices(monkeypatch: pytest.Mon
     monkeypatch.setattr("lmx.tasks._cross_entropy.CHUNK", 8 * 50 * 31)  # three chunks
     config = gpt2.Config(vocab_size=31, positions=130, width=12, layers=2, heads=3, init_range=0.2)
     model = causal_lm.attach(gpt2.build(config), config)
-    params, objective = model.init(jax.random.key(0)), causal_lm.objective(model)
+    params, objective = jax.jit(model.init)(jax.random.key(0)), causal_lm.objective(model)
     ids = np.random.default_rng(0).integers(0, 31, (8, 130)).astype(np.int32)
     batch = {"input_ids": ids, "example_index": np.arange(8, dtype=np.int32)}
 
@@ -332,12 +339,49 @@ def test_a_model_in_f64_is_computed_in_f64() -> None:
     with jax.enable_x64(True):
         config = gpt2.Config(vocab_size=31, positions=8, width=12, layers=1, heads=3)
         model = causal_lm.attach(gpt2.build(config), config)
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), model.init(jax.random.key(0)))
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), jax.jit(model.init)(jax.random.key(0)))
         batch = {"input_ids": jnp.zeros((2, 8), jnp.int32)}
-        total, gradients = jax.value_and_grad(lambda p: causal_lm.objective(model)(p, batch, None)[0])(params)
+        loss = jax.value_and_grad(lambda p: causal_lm.objective(model)(p, batch, None)[0])
+        total, gradients = jax.eval_shape(loss, params)  # the types alone are asked for
         assert total.dtype == jnp.float64
         assert {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype("float64")}
 
 
 def test_tuning_the_allocator_is_harmless() -> None:
     assert memory.tune_allocator() in (True, False)
+
+
+def test_positions_go_on_behind_the_last_token() -> None:
+    """By hand: padding in front counts nothing, padding behind is counted on as transformers does."""
+    mask = jnp.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 0]])
+    found = _sequence.position_ids({"attention_mask": mask}, 4, None)
+    assert found.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_summary_costs_the_last_block_its_first_place_alone(rate: float) -> None:
+    """BERT's summary is that of the hidden states, dropout and padding included, for fewer operations."""
+    config = bert.Config(
+        vocab_size=50, positions=32, width=16, layers=2, heads=2, mlp_width=64,
+        dropout_hidden=rate, dropout_attention=rate,
+    )  # fmt: skip
+    model = bert.build(config)
+    params = jax.tree.map(lambda x: x + 0.1, model.init(jax.random.key(0)))
+    ids = jax.random.randint(jax.random.key(1), (3, 32), 0, 50)
+    real = jnp.arange(32)[None, :] < jnp.array([[32], [20], [5]])
+    batch = {"input_ids": ids, "attention_mask": real.astype(jnp.int32)}
+
+    def summary(params: Params, batch: Batch, taps: Taps | None = None) -> Array:
+        return model.apply(params, batch, rng=jax.random.key(2), train=True, taps=taps)["pooled"]
+
+    def whole(params: Params, batch: Batch) -> Array:
+        return summary(params, batch, taps={"final": lambda x, layer: x})
+
+    def gradient(of: Callable[..., Array]) -> Any:
+        return jax.jit(jax.value_and_grad(lambda params: of(params, batch).sum()))(params)
+
+    for one, two in zip(*map(jax.tree.leaves, (gradient(summary), gradient(whole))), strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5, rtol=1e-5)
+    costs = [jax.jit(f).lower(params, batch).compile().cost_analysis()["flops"] for f in (summary, whole)]
+    # Of 12 products of a block (4 of attention, 8 of the layer behind it) the last one keeps 2.
+    assert costs[0] < 0.75 * costs[1]

@@ -229,7 +229,7 @@ def test_without_tensorboardx_it_says_so_once(
 
 def test_plain_lines_are_rare_and_the_last_state_is_told() -> None:
     clock, stream = Clock(), io.StringIO()
-    with log.Progress(1000, tokens_per_step=64, stream=stream, clock=clock) as progress:
+    with log.Progress(1000, per_step=64, stream=stream, clock=clock) as progress:
         for step in range(1, 1001):
             clock.now += 0.03
             progress.update(step, loss=4.0 - step / 1000)
@@ -248,38 +248,38 @@ def test_plain_lines_are_rare_and_the_last_state_is_told() -> None:
 
 def test_the_rate_is_recent_and_leaves_pauses_and_the_first_step_out() -> None:
     clock = Clock()
-    progress = log.Progress(100, 10, tokens_per_step=50, stream=io.StringIO(), clock=clock, window=20.0)
+    progress = log.Progress(100, 10, per_step=50, stream=io.StringIO(), clock=clock, window=20.0)
     clock.now += 300.0  # compiling
     progress.update(11)
-    assert progress.tokens_per_second is None
+    assert progress.per_second is None
     assert progress.seconds_left is None
     for step in range(12, 22):
         clock.now += 1.0
         progress.update(step)
-    assert progress.tokens_per_second == pytest.approx(50.0)
+    assert progress.per_second == pytest.approx(50.0)
     with progress.paused("evaluating"):
         clock.now += 500.0
         with progress.paused("saving"):
             clock.now += 500.0
     assert "evaluating" not in progress.text()
     progress.update(22)
-    assert progress.tokens_per_second == pytest.approx(55.0), "the pauses did not count"
+    assert progress.per_second == pytest.approx(55.0), "the pauses did not count"
     assert progress.seconds_left == pytest.approx(1010 / 11 * 78), "but they will come again"
     for step in range(23, 63):  # twice as slow from here on
         clock.now += 2.0
         progress.update(step)
-    assert progress.tokens_per_second == pytest.approx(25.0)
+    assert progress.per_second == pytest.approx(25.0)
 
 
 def test_an_update_within_a_pause_counts_no_time() -> None:
     clock = Clock()
-    progress = log.Progress(10, tokens_per_step=10, stream=io.StringIO(), clock=clock)
+    progress = log.Progress(10, per_step=10, stream=io.StringIO(), clock=clock)
     progress.update(1)
     clock.now += 1.0
     with progress.paused("evaluating"):
         clock.now += 50.0
         progress.update(2)
-    assert progress.tokens_per_second == pytest.approx(10.0)
+    assert progress.per_second == pytest.approx(10.0)
 
 
 def test_a_pause_ends_where_its_block_fails() -> None:
@@ -297,7 +297,7 @@ def test_a_pause_ends_where_its_block_fails() -> None:
 
 def test_the_bar_on_a_terminal() -> None:
     clock, screen = Clock(), Terminal()
-    with log.Progress(200, 100, tokens_per_step=10, stream=screen, clock=clock) as progress:
+    with log.Progress(200, 100, per_step=10, stream=screen, clock=clock) as progress:
         for step in range(101, 151):
             clock.now += 0.5
             progress.update(step, loss=1.5)

@@ -47,10 +47,9 @@ def files(folder: Path) -> dict[str, str]:
 
 def rows(documents: list[list[int]], length: int) -> list[dict[str, list[int]]]:
     arrays = [np.array(ids, np.int64) for ids in documents]
-    return [
-        {name: value.tolist() for name, value in decode_row(encode_row(*row, 2), length + 1).items()}
-        for row in pack(arrays, length=length)
-    ]
+    found = [decode_row(encode_row(*row, 2), length + 1) for row in pack(arrays, length=length)]
+    assert all(row.pop("label") == 0 for row in found)
+    return [{name: value.tolist() for name, value in row.items()} for row in found]
 
 
 # --- Packing -------------------------------------------------------------------------------------------

@@ -55,12 +55,12 @@ def test_codec_round_trip(segments: list[list[int]], padding: int) -> None:
 
 
 def test_codec_bytes_are_fixed() -> None:
-    assert encode_row([7, 260, 9], [2, 1], 2).hex() == "01020200030000000200000001000000070004010900"
+    assert encode_row([7, 260, 9], [2, 1], 2).hex() == "020200000200030000000200000001000000070004010900"
     assert decode_row(encode_row([70_000], [1], 4), 1)["tokens"].tolist() == [70_000]
 
 
 @pytest.mark.parametrize(
-    "record", [b"", b"\1\2", encode_row([1, 2, 3], [3], 2)[:-1], b"\1\3" + bytes(6), b"\2\2" + bytes(6)]
+    "record", [b"", b"\1\2", encode_row([1, 2, 3], [3], 2)[:-1], b"\2\3" + bytes(8), b"\1\2" + bytes(8)]
 )
 def test_codec_refuses(record: bytes) -> None:
     with pytest.raises(UserError):
@@ -86,9 +86,10 @@ def test_reading(made: Path) -> None:
     labels = 0
     for index in range(len(rows)):
         row = rows[index]
-        assert {name: (value.shape, value.dtype.name) for name, value in row.items()} == dict.fromkeys(
-            ("tokens", "segment_ids", "position_ids"), ((17,), "int32")
-        )
+        assert {name: (value.shape, value.dtype.name) for name, value in row.items()} == {
+            **dict.fromkeys(("tokens", "segment_ids", "position_ids"), ((17,), "int32")),
+            "label": ((), "int32"),
+        }
         segments = row["segment_ids"]
         labels += int(((segments[1:] == segments[:-1]) & (segments[1:] > 0)).sum())
     assert labels == facts["labels"]
@@ -157,7 +158,7 @@ def test_a_shard_that_is_no_array_record(copy: Path) -> None:
         ("{", "manifest is broken"),
         ("[]", "manifest version None"),
         ('{"version": 99}', "manifest version 99"),
-        ('{"version": 1}', "no counts, fingerprint, settings"),
+        ('{"version": 2}', "no counts, fingerprint, settings"),
     ],
 )
 def test_broken_manifest(copy: Path, content: str, match: str) -> None:
@@ -170,7 +171,7 @@ def test_broken_manifest(copy: Path, content: str, match: str) -> None:
     [
         ("version", True, "manifest version True"),
         ("settings", [], "settings: expected an object, found a list"),
-        ("settings", {}, "no settings.length"),
+        ("settings", {}, "no settings.layout, settings.length"),
         ("settings.length", 16.0, "settings.length: expected an integer, found a fraction"),
         ("settings.length", -2, "settings.length: expected at least 0, found -2"),
         ("sources", {}, "sources: expected a list, found an object"),

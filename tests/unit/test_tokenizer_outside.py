@@ -227,7 +227,8 @@ def test_what_transformers_cannot_open_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model"])
-def test_code_of_the_folder_is_never_run(tmp_path: Path, name: str) -> None:
+def test_code_of_the_folder_is_never_run(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_probe, "_SECONDS", 300)  # a machine with other work to do is not what is tried
     canary = tmp_path / "canary"
     code = f"open({str(canary)!r}, 'w').close()\nclass Evil:\n    pass\n"
     for module in ("evil", "tokenization_evil", "tokenizers", "transformers", "lmx", "json"):

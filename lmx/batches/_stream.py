@@ -16,7 +16,8 @@ from lmx.core.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 Encode = Callable[[Arrays], Mapping[str, np.ndarray]]
-"""A task's function: stacked rows, each array leading with B, -> a batch."""
+"""A task's function: stacked rows, each array leading with B, -> a batch. Among the arrays are `index` (B,),
+the row's place in its source, and `epoch` (B,), int64, which count from 0."""
 
 
 class Examples(Protocol):
@@ -24,6 +25,19 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
+
+
+class Stream(Protocol):
+    """Training batches without an end, any of which can be asked for: what a run is fed with.
+
+    steps_per_epoch: rows / size, not rounded.
+    """
+
+    @property
+    def steps_per_epoch(self) -> float: ...
+    def iterate(self, start: int = 0, *, ahead: int = 2) -> Prefetch:
+        """Return an endless iterator over batches start, start + 1, ...; close it at the end."""
+        ...
 
 
 class Batches:
@@ -50,7 +64,7 @@ class Batches:
     ) -> None:
         """Raise UserError where the source has fewer rows than a batch, or a batch does not divide over the
         processes."""
-        self._slice = _slice(size, process_index, process_count)
+        self._slice = places(size, process_index, process_count)
         self.rows, self.size = len(source), size
         if self.rows < size:
             raise UserError(
@@ -61,8 +75,8 @@ class Batches:
         if not 0 <= seed < 1 << 32:
             raise UserError(f"seed={seed}; expected 0 .. 4294967295")
         self.steps_per_epoch = self.rows / size
-        self._encode = encode
-        stream = grain.MapDataset.source(source)
+        self._source, self._encode = source, encode
+        stream = grain.MapDataset.range(self.rows)
         self._stream = (stream.seed(seed).shuffle() if shuffle else stream).repeat()
 
     def batch(self, k: int) -> Arrays:
@@ -70,8 +84,10 @@ class Batches:
 
         `example_index` (B / processes,) int32 is added: each example's place in the global batch, 0 .. B - 1.
         """
-        rows = [self._stream[k * self.size + place] for place in self._slice]
-        return _batch(rows, self._encode, self._slice)
+        seats = [k * self.size + place for place in self._slice]
+        index = [int(self._stream[seat]) for seat in seats]
+        rows = [self._source[i] for i in index]
+        return _batch(rows, index, [seat // self.rows for seat in seats], self._encode, self._slice)
 
     def iterate(self, start: int = 0, *, ahead: int = 2) -> Prefetch:
         """Return an endless iterator over batches start, start + 1, ...; a thread makes up to `ahead` of them
@@ -84,17 +100,18 @@ def whole(
 ) -> Iterator[Arrays]:
     """Yield every row of the source once, in order, in batches of equal shapes.
 
-    The last batch is filled up with rows of zeros: segment 0, which is padding, so that nothing in them has a
-    label and no row counts twice. 5 rows with size 2 give rows (0, 1), (2, 3), (4, zeros).
+    All are of epoch 0. The last batch is filled up with rows of zeros: segment 0, which is padding, so that
+    nothing in them has a label and no row counts twice. 5 rows with size 2 give rows (0, 1), (2, 3), (4,
+    zeros).
     """
-    places = _slice(size, process_index, process_count)
+    mine = places(size, process_index, process_count)
     if len(source) == 0:
         raise UserError("no rows to evaluate on")
     blank = {name: np.zeros_like(value) for name, value in source[0].items()}
     for first in range(0, len(source), size):
-        here = [first + place for place in places]
+        here = [first + place for place in mine]
         rows = [source[index] if index < len(source) else blank for index in here]
-        yield _batch(rows, encode, places)
+        yield _batch(rows, here, [0] * len(here), encode, mine)
 
 
 class Prefetch:
@@ -168,7 +185,7 @@ def _shut(ready: queue.Queue[Any], stop: threading.Event, thread: threading.Thre
         thread.join()
 
 
-def _slice(size: int, process_index: int, process_count: int) -> range:
+def places(size: int, process_index: int, process_count: int) -> range:
     """Return the places of the global batch that this process makes: batch 12, process 1 of 3 -> 4 .. 7."""
     if size < 1 or size % process_count:
         raise UserError(f"batch.size={size} does not divide over {process_count} processes")
@@ -177,6 +194,9 @@ def _slice(size: int, process_index: int, process_count: int) -> range:
     return range(process_index * part, (process_index + 1) * part)
 
 
-def _batch(rows: list[Mapping[str, np.ndarray]], encode: Encode, places: range) -> Arrays:
+def _batch(
+    rows: list[Mapping[str, np.ndarray]], index: list[int], epoch: list[int], encode: Encode, places: range
+) -> Arrays:
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    stacked |= {"index": np.array(index, np.int64), "epoch": np.array(epoch, np.int64)}
     return {**encode(stacked), "example_index": np.arange(places.start, places.stop, dtype=np.int32)}

@@ -1,0 +1,118 @@
+"""A checkpoint applied to examples, wired: for `evaluate`, `predict` and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from lmx.commands import _build, _examples, _hf, _judge, _options, _supervised, _wire
+from lmx.core import config as config_
+from lmx.core import mesh as mesh_
+from lmx.core.errors import UserError
+from lmx.core.examples import Records
+from lmx.core.types import Checkpoint
+
+BATCH = {"size": 32, "length": 512, "multiple": 16, "window": 1, "parts": 1}
+"""For a Hugging Face folder, which has no batches of its own; `length` is at most the model's positions."""
+
+
+NAMED = (".jsonl", ".json", ".parquet")
+"""Endings of files whose columns have names: the positions that a run's own table had say nothing there."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A checkpoint with what its task needs: the config, whole, the task's module, the tokenizer's judge."""
+
+    found: Checkpoint
+    config: dict[str, Any]
+    task: ModuleType
+    judge: _judge.Judge
+
+    def split(self, rows: Records, *, targets: bool) -> _examples.Split:
+        """Return rows as the model reads them. targets: keep what they say themselves."""
+        options = _build.options_of(self.config, "read")
+        if not targets and "answered" in _options.names(self.task.read):
+            options["answered"] = False  # the last turn of a dialogue is what shall be answered
+        examples = _examples.read(rows, self.task, options)
+        if not targets:
+            told = {field.name for field in self.task.FIELDS if field.target}
+            examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
+        text = _wire.tokenizer(self.found)
+        with _examples.located(rows):
+            encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
+        return _examples.Split(rows, examples, encoded)
+
+
+def supervised(found: Checkpoint) -> bool:
+    """Tell whether a checkpoint's task is one of examples."""
+    return all(hasattr(_build.task(found.config), need) for need in _supervised.NEEDS)
+
+
+def opened(found: Checkpoint, *, batch: int | None = None) -> Applied:
+    """Return a checkpoint ready to be applied.
+
+    Errors: UserError where its task is not one of examples, or it has no tokenizer.
+    """
+    task = _build.task(found.config, needs=_supervised.NEEDS)
+    config = dict(found.config)
+    if "facts" not in config:
+        config["facts"] = _facts(found)
+    mesh = mesh_.make()
+    shape = dict(config.get("batch", BATCH))
+    shape["length"] = min(shape["length"], _hf.sections(found.config)["model"]["positions"])
+    size = batch or shape["size"]
+    shape["size"] = -(-size // mesh.size) * mesh.size
+    config = {"seed": 0, **config, "batch": shape}
+    model = _build.model(found.config)
+    text = _wire.tokenizer(found)
+    return Applied(found, config, task, _judge.Judge(config, task, text=text, model=model, mesh=mesh))
+
+
+def _facts(found: Checkpoint) -> dict[str, Any]:
+    """Return what a Hugging Face folder tells in place of a training split: the names of its labels."""
+    facts: dict[str, Any] = {"unanswerable": False, "turns": False}
+    sections = _hf.sections(found.config)
+    count = sections["task"].get("labels")
+    if found.config["task"]["name"] == "next_sentence":
+        return {**facts, "names": ["0", "1"]}
+    if count is None:
+        return facts
+    names = found.config.get("hf", {}).get("config", {}).get("id2label") or {}
+    return {**facts, "names": [str(names.get(str(i), f"LABEL_{i}")) for i in range(count)]}
+
+
+def rows(
+    applied: Applied,
+    path: str | None,
+    *,
+    split: str,
+    where: Mapping[str, Any],
+    format: str | None,
+    targets: bool,
+) -> Records:
+    """Return the rows of a file, or, without one, of a split of the run's own data.
+
+    Errors: UserError where there is neither.
+    """
+    given = applied.config.get("data")
+    if path is not None:
+        kept = given if given is not None and given.get("name") == "table" else {"columns": {}}
+        options = {name: kept[name] for name in ("header", "quoting", "delimiter") if name in kept}
+        form = format or kept.get("format")
+        own = kept["columns"]
+        if path.lower().removesuffix(".gz").endswith(NAMED):
+            own = {field: column for field, column in own.items() if not isinstance(column, int)}
+        data = {
+            "name": "table",
+            "test": path,
+            "columns": {**own, **where},
+            **options,
+            **({} if form is None else {"format": form}),
+        }
+        return _examples.records({**applied.config, "data": data}, "test", applied.task, targets=targets)
+    if given is None or config_.pretraining(applied.config):
+        raise UserError("this checkpoint has no examples of its own; name some: --data FILE")
+    return _examples.records(applied.config, split, applied.task, targets=targets)

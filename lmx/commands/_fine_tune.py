@@ -1,0 +1,114 @@
+"""Fine-tuning from Python in one call: rows become a file and a config, and the command does the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmx.commands import _arguments, _start
+from lmx.commands.train import train
+from lmx.core import config as config_
+from lmx.core import log
+from lmx.core.errors import UserError
+from lmx.core.types import Checkpoint
+from lmx.sources import memory
+
+
+def fine_tune(
+    rows: Any,
+    *,
+    start: str | os.PathLike[str],
+    task: str | Mapping[str, Any] | None,
+    validation: Any,
+    workdir: str | os.PathLike[str] | None,
+    epochs: float,
+    batch_size: int,
+    rate: float,
+    length: int,
+    seed: int,
+    changes: Mapping[str, Any],
+) -> Checkpoint:
+    """Return the checkpoint of a fine-tuning run; see `lmx.fine_tune`."""
+    folder = Path(tempfile.mkdtemp(prefix="lmx-")) if workdir is None else _arguments.folder(workdir)
+    if workdir is None:
+        log.say(f"the run is in {folder}; name a workdir to keep it elsewhere, and to resume")
+    config = config_.load("finetune/base" if task is not None else _continued(os.fspath(start)))
+    found = {
+        "start": os.fspath(start),
+        "seed": seed,
+        "total": f"{epochs} epochs",
+        "batch.size": batch_size,
+        "batch.length": length,
+        "optim.rate": rate,
+        "export": False,
+    }
+    held = _share(validation)
+    train_file = _file(rows, folder / "given", "train")
+    if task is None:
+        if held is None:
+            raise UserError("validation: texts are held out by a share, such as '10%'")
+        found |= {"data.path": str(train_file), "data.holdout": held}
+    else:
+        options = {"name": task} if isinstance(task, str) else dict(task)
+        found |= {f"task.{name}": value for name, value in options.items()}
+        place = (
+            f"{100 * held:.10g}%" if held is not None else _file(validation, folder / "given", "validation")
+        )
+        found |= {"data.train": str(train_file), "data.validation": str(place)}
+    config_.override(config, {**found, **changes})
+    checkpoint, stopped = train(config_.plain(config), folder, again="the same call of lmx.fine_tune")
+    if stopped is not None:
+        raise KeyboardInterrupt(f"stopped at step {checkpoint.step} and saved in {folder}")
+    return checkpoint
+
+
+def _continued(start: str) -> str:
+    """Return the shipped config that goes on with a model on plain texts."""
+    name = _start.fields(start)["name"]
+    return f"pretrain/adapt_{name}"
+
+
+def _share(validation: Any) -> float | None:
+    """Return the share of "10%" or 0.1; None for rows. Errors: UserError for any other text or number."""
+    if not isinstance(validation, (str, int, float)):
+        return None
+    text = str(validation).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1 or isinstance(validation, bool):
+        raise UserError(f"validation={validation!r}; expected a share such as '10%' or 0.1, or rows")
+    return share
+
+
+def _file(rows: Any, folder: Path, name: str) -> Path:
+    """Write rows (texts, dicts, or a frame) as JSON lines, and return where.
+
+    The file is named by what is in it, so that another call leaves it alone.
+    """
+    listed = [_plain(row) for row in memory.rows(name, rows)]
+    whole = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in listed)
+    data = whole.encode("utf-8", "surrogatepass")
+    path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.write_whole(path, data)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; what is no number is null, which counts as missing."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # of numpy
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and math.isnan(value) else value

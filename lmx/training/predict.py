@@ -1,0 +1,56 @@
+"""Prediction: what a model says of each example, and the loss of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lmx.core import mesh as mesh_
+from lmx.core.types import Array, Batch, Model, Outputs, Params, Sums
+
+Loss = Callable[[Outputs, Batch], tuple[Array, Array, Sums]]
+Predict = Callable[[Params, Batch], tuple[dict[str, Array], Sums]]
+
+
+def build(model: Model, outputs: Sequence[str], loss: Loss | None, *, mesh: Mesh) -> Predict:
+    """Return (params, batch) -> ({name: output (B, ...)}, sums), jitted, without dropout.
+
+    outputs: which of the model's to give. loss: its sum and weight are the sums; without one there are none.
+    """
+
+    def predict(params: Params, batch: Batch) -> tuple[dict[str, Array], Sums]:
+        found = model.apply(params, batch)
+        sums: Sums = {}
+        if loss is not None:
+            total, weight, _ = loss(found, batch)
+            sums = {"loss": total, "weight": weight}
+        return {name: found[name] for name in outputs}, sums
+
+    whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
+    return jax.jit(predict, in_shardings=(whole, rows), out_shardings=(rows, whole))
+
+
+def over(
+    predict: Predict,
+    params: Params,
+    batches: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    *,
+    mesh: Mesh,
+) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+    """Return ({output: one row per feature, in the order of the features}, added sums).
+
+    batches: (indices of the features, batch), as `lmx.batches.sorted_batches` yields them; rows beyond the
+    indices fill the batch up and are dropped.
+    """
+    rows: dict[str, dict[int, np.ndarray]] = {}
+    total: dict[str, float] = {}
+    for indices, batch in batches:
+        found, sums = jax.device_get(predict(params, mesh_.put(batch, mesh)))
+        for name, values in found.items():
+            rows.setdefault(name, {}).update(zip(indices.tolist(), values, strict=False))
+        for name, value in sums.items():
+            total[name] = total.get(name, 0.0) + float(value)
+    return {name: [values[i] for i in sorted(values)] for name, values in rows.items()}, total
