@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 
 import lmx
@@ -276,6 +275,7 @@ def test_few_logits_at_a_time_give_the_same_nats(
 
 def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:
     """Their labels are the ids, -100 on the prompt, moved inside; a folder is read as this task."""
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed: pip install '.[parity]'")
     torch.manual_seed(0)
     small = transformers.GPT2Config(vocab_size=127, n_positions=64, n_embd=16, n_layer=2, n_head=2)
     theirs = transformers.GPT2LMHeadModel(small).eval()
