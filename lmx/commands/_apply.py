@@ -1,4 +1,4 @@
-"""A checkpoint applied to examples, wired: for `evaluate`, `predict` and Python."""
+"""A checkpoint applied to examples, wired: for `evaluate` and `predict`."""
 
 from __future__ import annotations
 

@@ -30,22 +30,19 @@ def write(
     *,
     fields: Sequence[str],
     names: Sequence[str],
-    task: str = "",
 ) -> None:
     """Write errors.jsonl and plots.json into a run's folder, each whole or not at all.
 
     Where the task has no loss of one example there is no errors.jsonl. fields: those of an example that are
-    asked, not told. names: the labels in their order. task: of several tasks in one run,
-    that one's name, which the files then bear: errors-NAME.jsonl.
+    asked, not told. names: the labels in their order.
     """
-    end = f"-{task}" if task else ""
     predictions, references = judged.predictions, judged.references
     if judged.losses is not None:
         rows = worst(examples, predictions, references, judged.losses, fields)
         text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
-        log.write_whole(folder / f"errors{end}.jsonl", text.encode("utf-8", "backslashreplace"))
+        log.write_whole(folder / "errors.jsonl", text.encode("utf-8", "backslashreplace"))
     if found := plots(predictions, references, names):
-        log.write_whole(folder / f"plots{end}.json", (json.dumps(log.plain(found)) + "\n").encode())
+        log.write_whole(folder / "plots.json", (json.dumps(log.plain(found)) + "\n").encode())
 
 
 def worst(

@@ -83,7 +83,10 @@ def located(found: Records) -> Iterator[None]:
         match = _EXAMPLE.match(str(error))
         if match is None:
             raise
-        raise UserError(f"{found.where(int(match[1]) - 1)}{str(error)[match.end() :]}") from error
+        said = f"{found.where(int(match[1]) - 1)}{str(error)[match.end() :]}"
+        if "name its column" in said:
+            said += f"; there is: {', '.join(found.columns)}"
+        raise UserError(said) from error
 
 
 @contextmanager

@@ -138,15 +138,17 @@ class Judge:
         """Return what the model says of a split whose examples have targets, responses written out, and how
         good that is."""
         predictions, loss, losses = self.examined(params, split)
+        ids = [example.get("id") for example in split.examples]
         references = self.references(split)
         figures = self.figures(predictions, references, loss)
         intervals = self.intervals(predictions, references)
         if self.responses is None:
-            return Judged(predictions, references, losses, figures, intervals, {})
+            return Judged(ids, predictions, references, losses, figures, intervals, {})
         texts, counts = self.responses.write(params, self.responses.chosen(split.examples))
         wanted = references[: len(texts)]
         rest: list[dict[str, Any]] = [{}] * (len(predictions) - len(texts))
         return Judged(
+            ids,
             [{**one, **more} for one, more in zip(predictions, [*texts, *rest], strict=True)],
             references,
             losses,
@@ -168,10 +170,11 @@ class Judge:
 class Judged:
     """What a model says of a split, and how good that is.
 
-    losses: of each example; None where the task has none. more: what belongs beside the figures, such as how
-    responses were generated.
+    ids: of the examples, None of one without. losses: of each example; None where the task has none. more:
+    what belongs beside the figures, such as how responses were generated.
     """
 
+    ids: Sequence[Any]
     predictions: Sequence[Mapping[str, Any]]
     references: Sequence[Mapping[str, Any]]
     losses: Sequence[float] | None
@@ -209,7 +212,11 @@ def _perfect(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(folder: Path, found: Judged) -> None:
     """Write predictions.jsonl and metrics.json into a run's folder, each whole or not at all."""
-    rows = [{**one, "reference": two} for one, two in zip(found.predictions, found.references, strict=True)]
+    three = zip(found.ids, found.predictions, found.references, strict=True)
+    rows = [
+        {**({} if name is None else {"id": name}), **said, "reference": wanted}
+        for name, said, wanted in three
+    ]
     text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
     log.write_whole(folder / "predictions.jsonl", text.encode())
     whole = {

@@ -59,10 +59,15 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     )
     if options.split == "test" and options.data is None:
         _lock(_wire.located(options.checkpoint)[0])
-    if options.data is None and options.split != "train":
-        train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
-        if shared := sources.overlap(train, rows):
-            log.say(f"warning: {shared:,} of the {len(rows):,} {options.split} rows are also in train")
+    if (options.data is not None or options.split != "train") and "data" in found.config:
+        try:
+            train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
+        except UserError as error:
+            log.say(f"whether rows are also in train cannot be told: {error}")
+        else:
+            if shared := sources.overlap(train, rows):
+                whose = f"{options.split} " if options.data is None else ""
+                log.say(f"warning: {shared:,} of the {len(rows):,} {whose}rows are also in train")
     split = applied.split(rows, targets=True)
     judged = applied.judge.judged(found.params, split)
     return {

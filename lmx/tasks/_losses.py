@@ -45,7 +45,7 @@ def cross_entropy(
     logs = jax.nn.log_softmax(wide, axis=-1)
     each, count = _picked(-logs, wanted), jnp.ones(wanted.shape, wide.dtype)
     if weights is not None:
-        scale = jnp.asarray(_scaled(weights, wide.shape[-1]), wide.dtype)
+        scale = jnp.asarray(_checked(weights, wide.shape[-1]), wide.dtype)
         count = scale[wanted]
         logs = logs * scale.reshape((1,) * wanted.ndim + (-1,))
         each = each * count
@@ -68,7 +68,7 @@ def focal(
     log = _picked(jax.nn.log_softmax(wide, axis=-1), wanted)
     count = jnp.ones(wanted.shape, wide.dtype)
     if weights is not None:
-        count = jnp.asarray(_scaled(weights, wide.shape[-1]), wide.dtype)[wanted]
+        count = jnp.asarray(_checked(weights, wide.shape[-1]), wide.dtype)[wanted]
     return _added(-count * _missing(log, gamma) * log, count, real)
 
 
@@ -232,13 +232,6 @@ def _checked(weights: Sequence[float], count: int) -> np.ndarray:
     if found.shape != (count,) or not np.isfinite(found).all() or not (found > 0).all():
         raise UserError(f"task.weights={list(weights)}; expected {count} positive numbers, one per label")
     return found
-
-
-def _scaled(weights: Sequence[float], count: int) -> np.ndarray:
-    """Return the weights with 1 for the smallest: a step divides by the sum of weights, or by 1 where that is
-    less, so that small weights would shrink the gradient of a small batch."""
-    found = _checked(weights, count)
-    return found / found.min()
 
 
 def _added(each: Array, count: Array, real: Array) -> tuple[Array, Array]:
