@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import pickle
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,12 +24,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretrain_step import environment, processor, threads
+from pretrain_step import environment, machine, threads
 
 RATE, DECAY, CLIP, WARMUP, SIZE = 5e-5, 0.01, 1.0, 22, 32
 Arrays = dict[str, np.ndarray]
@@ -346,12 +344,7 @@ def main() -> None:
             "\n".join(measure(options.start, options.data, dropout, options.rounds, options.steps)),
             flush=True,
         )
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch", "transformers")
-    )
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    machine = f"{processor()}, {threads()} of {os.cpu_count()} cores{load}"
-    print(f"\n{machine}; Python {platform.python_version()}, {packages}")
+    print(f"\n{machine()}")
 
 
 if __name__ == "__main__":

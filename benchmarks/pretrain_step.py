@@ -314,6 +314,16 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def machine() -> str:
+    """Return what the figures were measured on."""
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch", "transformers")
+    )
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    cores = f"{processor()}, {threads()} of {os.cpu_count()} cores{load}"
+    return f"{cores}; Python {platform.python_version()}, {packages}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--case", choices=[*CASES, "all"], default="all")
@@ -330,12 +340,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for name in CASES if options.case == "all" else [options.case]:
         print("\n".join(measure(name, options.repeats)), flush=True)
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch", "transformers")
-    )
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    machine = f"{processor()}, {threads()} of {os.cpu_count()} cores{load}"
-    print(f"\n{machine}; Python {platform.python_version()}, {packages}")
+    print(f"\n{machine()}")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,13 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from lmx import metrics
 from lmx import tokenizer as tokenizers_
 from lmx.batches import sorted_batches
-from lmx.commands import _build, _examples, _options, _responses
+from lmx.commands import _build, _examples, _options, _responses, _scores
 from lmx.core import log, plugin
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Metric, Model
 from lmx.training import predict
-
-SAMPLES = 1000
-"""Draws of the bootstrap, for intervals of 95 %."""
 
 
 class Judge:
@@ -116,10 +112,7 @@ class Judge:
         self, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], loss: float
     ) -> dict[str, float]:
         """Return the task's figures; `loss` is among them."""
-        found: dict[str, float] = {}
-        for metric in self._metrics:
-            found |= metric.finish(metric.sums(predictions, references))
-        return {**found, "loss": loss}
+        return {**_scores.figures(self._metrics, predictions, references), "loss": loss}
 
     def intervals(
         self,
@@ -127,12 +120,7 @@ class Judge:
         references: Sequence[Mapping[str, Any]],
     ) -> dict[str, tuple[float, float]]:
         """Return the 95 % interval of each figure, by the bootstrap over examples, with the run's seed."""
-        found: dict[str, tuple[float, float]] = {}
-        for metric in self._metrics:
-            found |= metrics.intervals(
-                metric, predictions, references, seed=self._config["seed"], samples=SAMPLES
-            )
-        return found
+        return _scores.intervals(self._metrics, predictions, references, seed=self._config["seed"])
 
     def judged(self, params: Any, split: _examples.Split) -> Judged:
         """Return what the model says of a split whose examples have targets, responses written out, and how
@@ -153,7 +141,7 @@ class Judge:
             references,
             losses,
             figures | self.responses.figures(texts, wanted),
-            intervals | self.responses.intervals(texts, wanted, samples=SAMPLES),
+            intervals | self.responses.intervals(texts, wanted),
             {"responses": self.responses.told(counts, wanted)},
         )
 

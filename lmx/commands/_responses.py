@@ -9,9 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from lmx import metrics
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf, _wire
+from lmx.commands import _build, _hf, _scores, _wire
 from lmx.core import log, plugin, rng
 from lmx.core import mesh as mesh_
 from lmx.core.examples import Example
@@ -115,20 +114,11 @@ class Responses:
 
     def figures(self, predictions: Examples, references: Examples) -> dict[str, float]:
         """Return the figures of the texts."""
-        found: dict[str, float] = {}
-        for metric in self._metrics:
-            found |= metric.finish(metric.sums(predictions, references))
-        return found
+        return _scores.figures(self._metrics, predictions, references)
 
-    def intervals(
-        self, predictions: Examples, references: Examples, *, samples: int
-    ) -> dict[str, tuple[float, float]]:
-        """Return the 95 % interval of each figure, by the bootstrap over examples, with the run's seed."""
-        found: dict[str, tuple[float, float]] = {}
-        for metric in self._metrics:
-            seed = self._config["seed"]
-            found |= metrics.intervals(metric, predictions, references, seed=seed, samples=samples)
-        return found
+    def intervals(self, predictions: Examples, references: Examples) -> dict[str, tuple[float, float]]:
+        """Return the 95 % interval of each figure, with the run's seed."""
+        return _scores.intervals(self._metrics, predictions, references, seed=self._config["seed"])
 
     def told(self, counts: Mapping[str, int], references: Examples) -> dict[str, Any]:
         """Return what belongs beside the figures: how the texts were made, what was cut of the prompts, and

@@ -147,11 +147,15 @@ def prepare(
     # A run that has begun has checkpoints, which know the rows they want.
     begun = _wire.resumes(workdir) and (folder / rows.MANIFEST).exists()
     gone = [path for path in (data["path"], options.get("path")) if path and not Path(path).exists()]
-    if words["name"] == "start" and not begun:
-        options = {"path": str(_wire.tokenizer_folder(config["start"]))}
-    if begun and (gone or words["name"] == "start"):
-        if gone:
-            say(f"{gone[0]} is gone; going on with the rows prepared from it in {folder}")
+    if words["name"] == "start":
+        try:
+            options = {"path": str(_wire.tokenizer_folder(config["start"]))}
+        except UserError:
+            if not begun:
+                raise
+            gone.append(config["start"])
+    if begun and gone:
+        say(f"{gone[0]} is gone; going on with the rows prepared from it in {folder}")
         return folder, rows.manifest(folder)
     kind = "file" if words["name"] == "start" else words["name"]
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,14 +16,7 @@ from lmx.__main__ import main
 from lmx.core import tree
 from lmx.hf import oracle
 
-GOOD, BAD = "fine great lovely warm".split(), "awful dull broken cold".split()
-WORDS = [*"[PAD] [UNK] [CLS] [SEP] [MASK] the film was and it".split(), *GOOD, *BAD]
-CONFIG: dict[str, Any] = {
-    "model": dict(
-        name="bert", vocab_size=len(WORDS), positions=32, width=16, layers=1, heads=2, mlp_width=32
-    ),
-    "task": {"name": "features"},
-}
+from . import _film
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +27,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a random BERT with its tokenizer."""
-    root = tmp_path_factory.mktemp("start")
-    (root / "vocab.txt").write_text("\n".join(WORDS))
-    (root / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    params = lmx.build(CONFIG).init(jax.random.key(0))
-    lmx.save_hf(lmx.Checkpoint(params, CONFIG, folder=str(root)), root / "bert")
-    return root / "bert"
+    return _film.saved(tmp_path_factory.mktemp("start"))
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
@@ -49,7 +36,7 @@ def rows(count: int, seed: int) -> list[dict[str, str]]:
     found = []
     for _ in range(count):
         label = int(draw.integers(2))
-        word = str(draw.choice((BAD, GOOD)[label]))
+        word = str(draw.choice((_film.BAD, _film.GOOD)[label]))
         filler = " ".join(draw.choice(["the", "film", "was", "it", "and"], int(draw.integers(1, 9))))
         found.append({"sentence": f"{filler} {word}", "gold": ("neg", "pos")[label]})
     return found
@@ -309,4 +296,4 @@ def test_wrong_input_is_one_line_before_anything_is_made(
 
 
 def test_the_tokenizer_lies_with_the_run(finished: Path) -> None:
-    assert tokenizer.load(finished / "data" / "tokenizer").vocab_size == len(WORDS)
+    assert tokenizer.load(finished / "data" / "tokenizer").vocab_size == len(_film.WORDS)

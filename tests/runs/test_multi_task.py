@@ -17,14 +17,7 @@ from lmx.commands import _bodies, _build
 from lmx.core import tree
 from lmx.hf import oracle
 
-GOOD, BAD = "fine great lovely warm".split(), "awful dull broken cold".split()
-WORDS = [*"[PAD] [UNK] [CLS] [SEP] [MASK] the film was and it".split(), *GOOD, *BAD]
-CONFIG: dict[str, Any] = {
-    "model": dict(
-        name="bert", vocab_size=len(WORDS), positions=32, width=16, layers=1, heads=2, mlp_width=32
-    ),
-    "task": {"name": "features"},
-}
+from . import _film
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +28,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a random BERT with its tokenizer."""
-    root = tmp_path_factory.mktemp("start")
-    (root / "vocab.txt").write_text("\n".join(WORDS))
-    (root / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    params = lmx.build(CONFIG).init(jax.random.key(0))
-    lmx.save_hf(lmx.Checkpoint(params, CONFIG, folder=str(root)), root / "bert")
-    return root / "bert"
+    return _film.saved(tmp_path_factory.mktemp("start"))
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
@@ -50,7 +38,7 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
     for _ in range(count):
         label = int(draw.integers(2))
         filler = " ".join(draw.choice(["the", "film", "was", "it", "and"], int(draw.integers(1, 9))))
-        found.append((f"{filler} {draw.choice((BAD, GOOD)[label])}", ("neg", "pos")[label]))
+        found.append((f"{filler} {draw.choice((_film.BAD, _film.GOOD)[label])}", ("neg", "pos")[label]))
     return found
 
 
@@ -63,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = ["text\tlabel", *("\t".join(row) for row in rows)]
         (root / f"mood-{name}.tsv").write_text("\n".join(lines) + "\n")
         tagged = [
-            "\n".join(f"{word}\t{'B-GOOD' if word in GOOD else 'O'}" for word in text.split())
+            "\n".join(f"{word}\t{'B-GOOD' if word in _film.GOOD else 'O'}" for word in text.split())
             for text, _ in rows[: count // 4]
         ]
         (root / f"words-{name}.tsv").write_text("\n\n".join(tagged) + "\n")
