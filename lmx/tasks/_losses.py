@@ -36,8 +36,7 @@ def cross_entropy(
 
     smoothing: this share of the wanted probability is spread evenly over all C classes. weights: one per
     class; the loss of a label counts as much as its class, and the weight is the sum of the labels' weights,
-    as in torch's CrossEntropyLoss(weight=..., label_smoothing=...). Weights are scaled so that the smallest
-    is 1, which changes no quotient.
+    as in torch's CrossEntropyLoss(weight=..., label_smoothing=...).
     Errors: UserError for a bad option, and where labels and logits are not of these shapes.
     """
     _heads.probability("loss.smoothing", smoothing)
