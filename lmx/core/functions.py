@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmx.core import rng
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Array
 
@@ -103,19 +104,51 @@ def dropout(x: Array, rate: float, keys: Array | None, site: int, of: tuple[int,
 
     keys: one per example (B,), or None for no dropout; site: which of the model's dropouts this is. of: where
     x is the beginning of something larger along its axes, that one's shape: what is dropped is the same.
-    The mask is drawn from 16 random bits an element, half the cost of 32; the probability is the rate rounded
-    to a multiple of 1/65536, and the scale is that of the rounded rate, so the mean is exact.
+    The probability is the rate rounded to a multiple of 2^-32, and the scale is that of the rounded rate. The
+    backward pass draws the mask again, so that none is kept.
     """
-    threshold = round(rate * 65536)
-    if keys is None or threshold == 0:
+    if keys is None or _least(rate) == 0:
         return x
+    return _dropped(x, jax.random.key_data(keys), rate, site, (of or x.shape)[1:])
 
-    def draw(key: Array) -> Array:
-        whole = jax.random.bits(jax.random.fold_in(key, site), (of or x.shape)[1:], jnp.uint16)
-        return whole[tuple(slice(size) for size in x.shape[1:])]
 
-    keep = jax.vmap(draw)(keys) >= jnp.uint16(threshold)
-    return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))
+def drop(
+    x: Array, words: Array, rate: float, site: int, *, of: tuple[int, ...], start: tuple[int, ...] = ()
+) -> Array:
+    """Return x (B, ...) through dropout, to be differentiated by hand: the gradient goes the same way.
+
+    words: the data of one key per example, (B, 2). The elements are those of an array (B, *of) from `start`
+    on, one number an axis, or else from its beginning.
+    """
+    least = _least(rate)
+    drawn = rng.bits(words, site, x.shape[1:], of=of, start=start or (0,) * len(of))
+    scaled = x.astype(np.promote_types(x.dtype, np.float32)) * (2**32 / (2**32 - least))
+    return jnp.where(drawn >= jnp.uint32(least), scaled, 0).astype(x.dtype)
+
+
+def _least(rate: float) -> int:
+    """Return the number of 32 bits below which an element is dropped."""
+    return min(round(rate * 2**32), 2**32 - 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _dropped(x: Array, words: Array, rate: float, site: int, of: tuple[int, ...]) -> Array:
+    return drop(x, words, rate, site, of=of)
+
+
+def _dropped_forward(
+    x: Array, words: Array, rate: float, site: int, of: tuple[int, ...]
+) -> tuple[Array, Array]:
+    return drop(x, words, rate, site, of=of), words
+
+
+def _dropped_backward(
+    rate: float, site: int, of: tuple[int, ...], words: Array, d_y: Array
+) -> tuple[Array, None]:
+    return drop(d_y, words, rate, site, of=of), None
+
+
+_dropped.defvjp(_dropped_forward, _dropped_backward)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -80,13 +80,14 @@ def attention(
     in `_attention.attention_weights`; rate, keys, site: as in `core.functions.dropout`. of: how many queries
     there are in all, where these are the first of them.
     """
-    drops = keys is not None and rate > 0
-    if drops or upcast or "attn/weights" in tapper:
+    queries = of or query.shape[1]
+    if upcast or "attn/weights" in tapper:
         weights = attention_.attention_weights(query, key, mask, scale, upcast=upcast)
         weights = tapper("attn/weights", weights, layer, captured)
-        whole = None if of is None else (*weights.shape[:2], of, weights.shape[3])
+        whole = (*weights.shape[:2], queries, weights.shape[3])
         weights = functions.dropout(weights, rate, keys, site, whole)
         mixed = attention_.mix(weights, value)
     else:
-        mixed = attention_.attend(query, key, value, mask, scale, causal=causal)
+        drops = attention_.Dropout(rate, site, queries) if keys is not None and rate > 0 else None
+        mixed = attention_.attend(query, key, value, mask, scale, causal=causal, dropout=drops, keys=keys)
     return mixed.reshape(*mixed.shape[:2], -1)

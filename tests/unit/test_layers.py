@@ -161,7 +161,9 @@ def test_attention_against_loops(kind: str, edges: tuple[int, ...]) -> None:
         mask = _sequence.visible(batch, T, None)
         expected = naive(query, key, value, np.asarray(mask), 0.3)
         args = [jnp.asarray(x) for x in (query, key, value)]
-        np.testing.assert_allclose(_attention._attend(*args, mask, 0.3, edges), expected, atol=1e-12)
+        np.testing.assert_allclose(
+            _attention._attend(*args, mask, None, 0.3, edges, None), expected, atol=1e-12
+        )
         weights = _attention.attention_weights(args[0], args[1], mask, 0.3, upcast=False)
         np.testing.assert_allclose(_attention.mix(weights, args[2]), expected, atol=1e-12)
 
@@ -189,7 +191,9 @@ def test_attention_gradient(edges: tuple[int, ...], dtype: Any, tolerance: float
             weights = _attention.attention_weights(query, key, mask, 0.3, upcast=False)
             return _attention.mix(weights, value)
 
-        agree(lambda q, k, v: _attention._attend(q, k, v, mask, 0.3, edges), plain, args, tolerance)
+        agree(
+            lambda q, k, v: _attention._attend(q, k, v, mask, None, 0.3, edges, None), plain, args, tolerance
+        )
 
 
 def test_attention_with_more_keys_than_queries() -> None:
@@ -218,15 +222,50 @@ def test_half_precision_keeps_its_softmax_in_f32() -> None:
 # --- Dropout ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("edges", [(0, 11), (0, 4, 11)])
+def test_attention_drops_weights_as_the_plain_path_does(edges: tuple[int, ...]) -> None:
+    """The same masks, value and gradients as softmax, dropout and product one after the other."""
+    keys = rng.example_keys(jax.random.key(3), jnp.arange(B))
+    with jax.enable_x64(True):
+        args = [jnp.asarray(draw(i, B, T, H, K)) for i in range(3)]
+        mask = _sequence.visible({}, T, None)
+
+        def plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            weights = _attention.attention_weights(query, key, mask, 0.3, upcast=False)
+            return _attention.mix(functions.dropout(weights, 0.4, keys, 5), value)
+
+        def ours(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            words, drops = jax.random.key_data(keys), _attention.Dropout(0.4, 5, T)
+            return _attention._attend(query, key, value, mask, words, 0.3, edges, drops)
+
+        agree(ours, plain, args, 1e-9)
+        none = jnp.abs(plain(*args) - _attention.attend(*args, mask, 0.3))
+        assert float(jnp.max(none)) > 0.1, "dropout was off"
+
+
 def test_dropout_keeps_the_mean_exactly() -> None:
     keys = rng.example_keys(jax.random.key(0), jnp.arange(4))
     for rate in (0.1, 0.5, 1 / 3):
-        dropped = round(rate * 65536) / 65536
         out = np.asarray(functions.dropout(jnp.ones((4, 50_000)), rate, keys, 1))
-        assert set(np.unique(out)) == {np.float32(0), np.float32(1 / (1 - dropped))}
-        assert (out == 0).mean() == pytest.approx(
-            dropped, abs=5 * np.sqrt(dropped * (1 - dropped) / out.size)
-        )
+        assert set(np.unique(out)) == {np.float32(0), np.float32(1 / (1 - rate))}
+        assert (out == 0).mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / out.size))
+
+
+def test_dropout_scales_half_precision_in_f32() -> None:
+    """1 / 0.9 is 1.109 in bfloat16; 9 / 0.9 is 10."""
+    out = functions.dropout(
+        jnp.full((1, 99), 9.0, jnp.bfloat16), 0.1, rng.example_keys(jax.random.key(0), jnp.arange(1)), 1
+    )
+    assert set(np.unique(np.asarray(out, np.float32))) == {0.0, 10.0}
+
+
+def test_dropout_sends_the_gradient_through_the_same_mask() -> None:
+    keys = rng.example_keys(jax.random.key(0), jnp.arange(3))
+    x = jnp.asarray(draw(0, 3, 40, dtype=np.float32))
+    out, pull = jax.vjp(lambda x: functions.dropout(x, 0.3, keys, 2, (3, 50)), x)
+    (got,) = pull(jnp.ones_like(x))
+    np.testing.assert_allclose(got, np.asarray(out) / np.asarray(x), rtol=1e-6)
+    assert 0.2 < float(jnp.mean(got == 0)) < 0.4
 
 
 def test_dropout_is_off_without_keys_or_rate() -> None:
