@@ -19,6 +19,9 @@ from lmx.core.types import Model
 NEEDED = ("embed", "block", "final")
 """Parts of a model that no task can begin without."""
 
+UNITS = ("mean", "deviation")
+"""What a regression's facts say of the units that its head predicts in."""
+
 
 def model(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the start's `model` section with the fields that the config changes, checked; no weights are
@@ -81,22 +84,25 @@ def params(
     """Return the start's parameters for the config's model: its body, and its head where that fits the task.
 
     name: that of the task, among several: a start that has several, too, has the head under this name.
-    A head of another task, another size or other labels starts anew from the seed, and this is said.
+    A head of another task, size, of other labels or units starts anew from the seed, and this is said.
     Errors: UserError where the body does not fit.
     """
-    reference, seed = config["start"], config["seed"]
+    reference, seed, ours = config["start"], config["seed"], config.get("facts", {})
     folder, which = _wire.located(reference)
     if which is None:
         options = _build.options_of(config, "attach")
         read = _hf.read(folder, task={"name": config["task"]["name"], **options}, seed=seed)
         for note in read.notes:
             say(f"{reference}: {note}")
-        found, same = read.checkpoint.params, True
+        found, same, theirs = read.checkpoint.params, True, ours
     else:
         whole = _wire.run(folder, which)
         whole = _members.several(whole).get(name or "", whole)
         found, same = whole.params, "task" in whole.config and _alike(whole.config, config)
-    stays, told = _labels.judged(config)
+        theirs = whole.config.get("facts", {})
+    stays, told = _labels.judged(config, name)
+    if same and stays and any(theirs.get(key) != ours.get(key) for key in UNITS):
+        stays, told = False, "its head predicts in other units (task.standardize, or other training values)"
     if told:
         say(f"{reference}: {told}")
     return _fitted(reference, found, built, seed, same and stays, say)

@@ -22,15 +22,17 @@ _NAMELESS = re.compile(r"LABEL_\d+")
 """What transformers calls the labels of a head that was told none."""
 
 
-def learn(config: Mapping[str, Any], task: ModuleType, examples: Sequence[Example]) -> dict[str, Any]:
+def learn(
+    config: Mapping[str, Any], task: ModuleType, examples: Sequence[Example], *, name: str | None = None
+) -> dict[str, Any]:
     """Return what the training split tells a task, its labels in the order of the start's head where the two
     have the same ones.
 
-    Errors: UserError as the task's own `learn`.
+    name: that of the task, among several. Errors: UserError as the task's own `learn`.
     """
     options = _build.options_of(config, "learn")
     facts: dict[str, Any] = task.learn(examples, **options)
-    theirs = of_start(config)
+    theirs = of_start(config, name)
     if theirs is None or "names" not in facts or options.get("names") is not None:
         return facts
     order = ordered(theirs, facts["names"])
@@ -39,10 +41,11 @@ def learn(config: Mapping[str, Any], task: ModuleType, examples: Sequence[Exampl
     return {**task.learn(examples, **{**options, "names": order})}
 
 
-def of_start(config: Mapping[str, Any]) -> list[str] | None:
+def of_start(config: Mapping[str, Any], name: str | None = None) -> list[str] | None:
     """Return the labels of the start's head in its order; None where it has no head for the task.
 
-    No weights are read. Where a head has as many outputs whatever the data, as next sentence's has, the task
+    name: that of the task, among several, under which a start that has several, too, has the head. No
+    weights are read. Where a head has as many outputs whatever the data, as next sentence's has, the task
     says what they mean, and there is nothing to hold against it.
     """
     tables = _build.task(config).HF.values()
@@ -52,9 +55,8 @@ def of_start(config: Mapping[str, Any]) -> list[str] | None:
     if which is not None:
         with closing(Checkpoints(folder / "checkpoints")) as kept:
             whole = kept.facts(_wire.chosen(kept, folder, which))["config"]
-        own = whole.get("tasks", {}).values() if "tasks" in whole else (whole,)
-        known = [one for one in own if one["task"]["name"] == config["task"]["name"]]
-        whole, same = (known[0], True) if len(known) == 1 else (whole, False)
+        whole = whole.get("tasks", {}).get(name, {}) if "tasks" in whole else whole
+        same = whole.get("task", {}).get("name") == config["task"]["name"]
         return whole.get("facts", {}).get("names") if same else None
     stored = settings.read(folder)
     names = stored.get("id2label")
@@ -90,13 +92,13 @@ def nameless(names: Sequence[str]) -> bool:
     return all(_NAMELESS.fullmatch(name) for name in names)
 
 
-def judged(config: Mapping[str, Any]) -> tuple[bool, str]:
+def judged(config: Mapping[str, Any], name: str | None = None) -> tuple[bool, str]:
     """Return (whether the start's head can stay, what to say of it) for a config with what the data told.
 
     It cannot where it has as many labels, but others, or in another order.
     """
     ours = config.get("facts", {}).get("names")
-    theirs = None if ours is None else of_start(config)
+    theirs = None if ours is None else of_start(config, name)
     if theirs is None or len(theirs) != len(ours):
         return True, ""
     order = ordered(theirs, ours)

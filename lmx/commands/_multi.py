@@ -42,7 +42,7 @@ def prepare(config: Mapping[str, Any], workdir: Path, *, say: Say) -> Prepared:
     found = {}
     for name, one in _members.configs(config).items():
         with _members.named(name):
-            found[name] = _supervised.prepare(one, workdir, say=_of(name, say), text=text)
+            found[name] = _supervised.prepare(one, workdir, say=_of(name, say), text=text, name=name)
     own = {
         name: {
             **{key: one.config[key] for key in ("task", "data", "metrics", "score", "model", "facts")},

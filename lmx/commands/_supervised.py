@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
@@ -28,8 +29,9 @@ NEEDS += ("read", "learn", "head", "encode", "decode", "references")
 class Prepared:
     """What the data and the start of a fine-tuning run come to.
 
-    folder: holds the tokenizer. splits: "train" and "validation". config: the run's, whole: its model is the
-    start's, its head fits the data, and its `facts` are what the training split told.
+    folder: holds the tokenizer. splits: "train" and "validation"; digests: the SHA-256 of their rows. config:
+    the run's, whole: its model is the start's, its head fits the data, and its `facts` are what the training
+    split told.
     """
 
     task: ModuleType
@@ -37,15 +39,21 @@ class Prepared:
     folder: Path
     splits: Mapping[str, _examples.Split]
     fingerprint: str
+    digests: Mapping[str, str]
     config: dict[str, Any]
 
 
 def prepare(
-    config: Mapping[str, Any], workdir: Path, *, say: Say, text: tokenizers_.Tokenizer | None = None
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    say: Say,
+    text: tokenizers_.Tokenizer | None = None,
+    name: str | None = None,
 ) -> Prepared:
     """Read, check and encode the examples, and resolve what a config leaves to data and start.
 
-    text: the start's tokenizer, where it was opened before.
+    text: the start's tokenizer, where it was opened before. name: that of the task, among several.
     Errors: UserError, naming the file and the line, before anything is compiled.
     """
     from lmx import sources
@@ -61,7 +69,7 @@ def prepare(
     if shared := sources.overlap(found["train"], found["validation"]):
         say(f"warning: {shared:,} of the {len(found['validation']):,} validation rows are also in train")
     with _examples.located(found["train"]):
-        facts = _labels.learn(there, task, examples["train"])
+        facts = _labels.learn(there, task, examples["train"], name=name)
     length = config["batch"]["length"]
     if length > model["positions"]:
         raise UserError(f"batch.length={length}, but the start has {model['positions']} positions; lower it")
@@ -74,8 +82,8 @@ def prepare(
         say(f"{name}: {len(those):,} examples" + (f" ({', '.join(told)})" if told else ""))
     if "names" in facts:
         say(f"{len(facts['names'])} labels: {_labels.listed(facts['names'])}")
-    parts = {name: sources.fingerprint(rows) for name, rows in found.items()} | {"tokenizer": text.sha256}
-    parts["facts"] = json.dumps(facts, sort_keys=True)
+    digests = {name: sources.fingerprint(rows) for name, rows in found.items()}
+    parts = {**digests, "tokenizer": text.sha256, "facts": json.dumps(facts, sort_keys=True)}
     folder = workdir / "data"
     resolved = {
         **config,
@@ -83,7 +91,7 @@ def prepare(
         "task": {**config["task"], **_head(config, task.head(facts))},
         "facts": facts,
     }
-    return Prepared(task, text, folder, splits, _examples.fingerprint(config, parts), resolved)
+    return Prepared(task, text, folder, splits, _examples.fingerprint(config, parts), digests, resolved)
 
 
 def _head(config: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -129,8 +137,16 @@ class Supervised:
             "fingerprint": prepared.fingerprint,
             "examples": {name: len(split.examples) for name, split in prepared.splits.items()},
             "counts": {name: dict(split.encoded.counts) for name, split in prepared.splits.items()},
+            "sha256": dict(prepared.digests),
         }
         self.score, self.better = self.judge.score(self.judge.references(prepared.splits["validation"]))
+        if "." in str(config["task"].get("loss", "")):
+            self._try_loss()
+
+    def _try_loss(self) -> None:
+        """Trace a loss of the user's own, so that what is wrong with it is said before anything compiles."""
+        params = _build.shapes(self._model)
+        jax.eval_shape(self.objective(), params, dict(self.batches.batch(0)), None)
 
     def check_samples(self) -> None:
         """There are none."""

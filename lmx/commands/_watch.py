@@ -18,8 +18,12 @@ class Watch:
     def __init__(self, config: Mapping[str, Any], *, better: int) -> None:
         mode = "max" if better > 0 else "min"
         stop, plateau = config["stop"], config["plateau"]
-        self.patience = optim.Patience(mode=mode, **stop) if stop["patience"] != 0 else None
-        self.plateau = optim.Plateau(mode=mode, **plateau) if plateau["factor"] != 1 else None
+        stops, falls = stop["patience"] != 0, plateau["factor"] != 1
+        # Those that are off are made as well, for a value that makes no sense is an error in them too.
+        patience = optim.Patience(mode=mode, **(stop if stops else {**stop, "patience": 1}))
+        lowers = optim.Plateau(mode=mode, **(plateau if falls else {**plateau, "factor": 0.5}))
+        self.patience = patience if stops else None
+        self.plateau = lowers if falls else None
 
     @property
     def stop(self) -> bool:

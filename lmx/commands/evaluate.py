@@ -12,6 +12,7 @@ from lmx.commands import _arguments
 from lmx.core.errors import UserError
 
 if TYPE_CHECKING:
+    from lmx.core.examples import Records
     from lmx.core.types import Checkpoint
 
 
@@ -57,8 +58,11 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
         format=options.format,
         targets=True,
     )
-    if options.split == "test" and options.data is None:
-        _lock(_wire.located(options.checkpoint)[0])
+    run = _wire.located(options.checkpoint)[0]
+    if _is_test(applied.config, options):
+        _lock(run, options.task)
+    elif options.data is None:
+        _unchanged(run, options, rows)
     if (options.data is not None or options.split != "train") and "data" in found.config:
         try:
             train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
@@ -80,21 +84,53 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _lock(run: Path) -> None:
-    """Note in a run's folder that its test split was used, and say so where it was before."""
+def _is_test(config: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Tell whether these are the rows of the run's test split, asked for as such or by a file of its own."""
+    if options.data is None:
+        return bool(options.split == "test")
+    own = config.get("data", {}).get("test")
+    own = own if isinstance(own, list | tuple) else (own,)
+    return any(isinstance(one, str) and Path(one).resolve() == options.data.resolve() for one in own)
+
+
+def _unchanged(run: Path, options: argparse.Namespace, rows: Records) -> None:
+    """Say so where the rows of a run's split are not those that it had in training."""
+    from lmx import sources
+    from lmx.commands import _wire
+    from lmx.core import log
+
+    if not (run / "run.json").exists():
+        return
+    facts = _wire.read_json(run / "run.json").get("data", {})
+    facts = facts.get("tasks", {}).get(options.task, {}) if "tasks" in facts else facts
+    then, now = facts.get("sha256", {}).get(options.split), sources.fingerprint(rows)
+    if then is not None and then != now:
+        log.say(
+            f"warning: the {options.split} rows are not those of the run (SHA-256 {now[:12]}, then "
+            f"{then[:12]}); figures cannot be held against its own"
+        )
+
+
+def _lock(run: Path, task: str | None) -> None:
+    """Note in a run's folder that its test split was used, and say so where it was before.
+
+    task: whose, of several.
+    """
     from datetime import UTC, datetime
 
     from lmx.core import log
 
     path = run / "test_uses.jsonl"
-    before = log.read_jsonl(path) if path.exists() else []
+    uses = log.read_jsonl(path) if path.exists() else []
+    before = [one for one in uses if one.get("task") == task]
     if before:
         log.say(
             f"warning: the test split was used {len(before)} time{'s' * (len(before) > 1)} before, first "
             f"{before[0]['time']}; a figure that guided a choice is no test figure any more"
         )
     writer = log.Jsonl(path)
-    writer.write({"step": len(before), "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    whose = {} if task is None else {"task": task}
+    writer.write({"step": len(uses), "time": datetime.now(UTC).isoformat(timespec="seconds"), **whose})
 
 
 def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:

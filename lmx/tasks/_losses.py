@@ -150,9 +150,18 @@ def find(given: Given, known: Mapping[str, Loss], *, weights: Sequence[float] | 
         options["weights"] = weights
 
     def bound(predicted: Array, wanted: Array) -> tuple[Array, Array]:
-        made = function(predicted, wanted, **options)
-        if not isinstance(made, tuple) or len(made) != 2:
-            raise UserError(f"task.loss={name!r} gave {type(made).__name__}; expected (sum, weight)")
+        try:
+            made = function(predicted, wanted, **options)
+        except UserError:
+            raise
+        except Exception as error:  # the user's own code: whatever it raises
+            raise UserError(
+                f"task.loss={name!r} failed on what is predicted {predicted.shape} and wanted "
+                f"{wanted.shape}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            ) from error
+        if not isinstance(made, tuple) or len(made) != 2 or any(jnp.shape(one) != () for one in made):
+            shapes = [jnp.shape(one) for one in made] if isinstance(made, tuple) else type(made).__name__
+            raise UserError(f"task.loss={name!r} gave {shapes}; expected (sum, weight), two numbers")
         return made
 
     return bound

@@ -106,11 +106,16 @@ def learn(examples: Sequence[Example], *, values: Sequence[float] | None = None)
     if min(held) == max(held):
         raise UserError(f"every example has the same value ({held[0]:g}): there is nothing to learn")
     low, high = (min(held), max(held)) if values is None else _examples.span("values", values)
-    for index, value in enumerate(held):
-        with _examples.named(examples, index):
-            if not low <= value <= high:
-                raise UserError(f"value={value:g} lies beyond task.values=({low:g}, {high:g}); widen them")
+    _within(examples, low, high)
     return {"values": [low, high]}
+
+
+def _within(examples: Sequence[Example], low: float, high: float) -> None:
+    for index, example in enumerate(examples):
+        with _examples.named(examples, index):
+            if not low <= example["value"] <= high:
+                value = f"value={example['value']:g}"
+                raise UserError(f"{value} lies beyond task.values=({low:g}, {high:g}); widen them")
 
 
 def head(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,11 +130,13 @@ def encode(
     facts: Mapping[str, Any],
     length: int,
     scale: Sequence[float] = (0.0, 1.0),
+    values: Sequence[float] | None = None,
 ) -> Encoded:
     """Return one feature of each example: arrays (2, T) of its pair, and `labels` (), the cosine to reach.
 
     length: the most tokens of a text. scale: the cosines that stand for the lowest and the highest value,
-    (0, 1) or (-1, 1). Examples without a second text give arrays (T,). Counts: "texts cut".
+    (0, 1) or (-1, 1). values: the ends of the data's scale where the config names them, which no value may
+    lie beyond. Examples without a second text give arrays (T,). Counts: "texts cut".
     """
     paired = _examples.has(examples, "text_pair")
     names = ("text", "text_pair") if paired else ("text",)
@@ -141,6 +148,8 @@ def encode(
         else [_examples.feature(row) for row in rows]
     )
     if _examples.has(examples, "value"):
+        if values is not None:
+            _within(examples, *_examples.span("values", values))
         ends, cosines = _ends(facts, scale), _cosines(scale)
         for feature, example in zip(features, examples, strict=True):
             feature["labels"] = np.array(_moved(example["value"], ends, cosines), np.float32)

@@ -125,6 +125,32 @@ def test_a_second_look_at_the_test_split_is_noted(finished: Path, capsys: pytest
     assert len((finished / "test_uses.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_test_file_itself_is_the_test_split(
+    finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "test_uses.jsonl").unlink(missing_ok=True)
+    for name, uses in (("test", 1), ("dev", 1), ("test", 2)):
+        assert main(["evaluate", "--checkpoint", str(finished), "--data", str(data / f"{name}.tsv")]) == 0
+        assert len((finished / "test_uses.jsonl").read_text().splitlines()) == uses
+    assert "the test split was used 1 time before" in capsys.readouterr().err
+
+
+def test_rows_that_changed_since_training_are_told(
+    finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--checkpoint", str(finished)]
+    path = data / "dev.tsv"
+    before = path.read_text()
+    assert main(command) == 0
+    assert "are not those of the run" not in capsys.readouterr().err
+    try:
+        path.write_text(before + "and one more bad\tneg\n")
+        assert main(command) == 0
+        assert "warning: the validation rows are not those of the run" in capsys.readouterr().err
+    finally:
+        path.write_text(before)
+
+
 def test_predictions_need_no_labels(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,7 +303,10 @@ def test_one_call_from_python(start: Path, tmp_path: Path) -> None:
         ({"start": "nowhere"}, "nowhere"),
         ({"task.name": "causal_lm"}, "causal_lm"),
         ({"task.labels": 5}, "task.labels=5"),
+        ({"task.loss": "json.dumps"}, "task.loss='json.dumps' failed on what is predicted (16, 2)"),
         ({"stop.patience": -1}, "stop.patience"),
+        ({"stop.least": -1.0}, "stop.least"),
+        ({"plateau.least": -1.0}, "plateau.least"),
     ],
 )
 def test_wrong_input_is_one_line_before_anything_is_made(

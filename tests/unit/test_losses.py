@@ -258,7 +258,9 @@ def test_a_loss_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "my_own_losses.py").write_text(
         "def margin(logits, labels, *, by=1.0):\n"
         "    return (logits[:, 0] * by).sum(), labels.size * 1.0\n\n\n"
-        "def wrong(logits, labels):\n    return logits.sum()\n"
+        "def wrong(logits, labels):\n    return logits.sum()\n\n\n"
+        "def rows(logits, labels):\n    return logits[:, 0], labels.size\n\n\n"
+        "def broken(logits, labels):\n    return logits.nothing\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     batch, outputs = {"labels": jnp.asarray(LABELS)}, {"logits": jnp.asarray(LOGITS)}
@@ -270,4 +272,12 @@ def test_a_loss_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         sequence_classification.loss(outputs, batch, loss=given, weights=WEIGHTS)
     with pytest.raises(UserError, match=r"wrong' gave \w*Array\w*; expected \(sum, weight\)"):
         sequence_classification.loss(outputs, batch, loss="my_own_losses.wrong")
+    with pytest.raises(
+        UserError, match=rf"rows' gave \[\({N},\), \(\)\]; expected \(sum, weight\), two numbers"
+    ):
+        sequence_classification.loss(outputs, batch, loss="my_own_losses.rows")
+    with pytest.raises(
+        UserError, match=rf"broken' failed on .* \({N}, \d+\) and wanted \({N},\): AttributeError"
+    ):
+        sequence_classification.loss(outputs, batch, loss="my_own_losses.broken")
     sys.modules.pop("my_own_losses")

@@ -136,6 +136,10 @@ def test_the_ends_of_the_scale_can_be_given(text: tokenizer.Tokenizer) -> None:
     assert float(feature["labels"]) == 0.5
     with pytest.raises(UserError, match=r"value=2\.5 lies beyond task\.values=\(0, 1\); widen them"):
         task.learn(examples, values=(0, 1))
+    with pytest.raises(UserError, match=r"value=2\.5 lies beyond task\.values=\(0, 1\); widen them"):
+        task.encode(examples, text, facts={"values": [0.0, 1.0]}, length=8, values=(0, 1))
+    beyond = task.encode(examples, text, facts={"values": [0.0, 1.0]}, length=8).features[1]
+    assert float(beyond["labels"]) == 2.5, "held out values may lie beyond what training happened to show"
 
 
 def test_texts_alone_give_embeddings(text: tokenizer.Tokenizer) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -110,6 +111,30 @@ def test_another_count_of_labels_gets_a_new_head(made: Any, tmp_path: Path) -> N
     _, head, theirs, said = started(made("neg", "pos", "mixed"), tmp_path / "run", ROWS)
     assert (theirs.shape[1], head.shape[1]) == (3, 2)
     assert "started anew with labels=2: head/kernel, head/bias" in said
+
+
+def test_a_head_of_other_units_starts_anew(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that learnt (value - 3) / 2 would be off by that, and nothing in its shape says so."""
+    found = lmx.load(made("neg", "pos"))
+    config = {"seed": 0, "start": "run", "task": {"name": "sequence_regression"}}
+    config["model"] = found.config["model"]
+    built = _build.model(config)
+    head = {
+        path: jnp.ones(x.shape) for path, x in tree.flatten(_build.shapes(built)).items() if "head" in path
+    }
+    params = tree.merge(found.params, tree.unflatten(head))
+    theirs = lmx.Checkpoint(params, {**config, "facts": {"mean": [3.0], "deviation": [2.0]}})
+    monkeypatch.setattr(_bodies._wire, "located", lambda _: (Path("run"), ""))
+    monkeypatch.setattr(_bodies._wire, "run", lambda *_: theirs)
+    for facts, kept in (
+        (theirs.config["facts"], True),
+        ({}, False),
+        ({"mean": [3.0], "deviation": [1.0]}, False),
+    ):
+        said: list[str] = []
+        ours = tree.flatten(_bodies.params({**config, "facts": facts}, built, say=said.append))
+        assert bool((ours["head/kernel"] == 1).all()) == kept
+        assert any("other units" in line for line in said) == (not kept)
 
 
 def test_tags_are_mapped_too(made: Any, tmp_path: Path) -> None:
