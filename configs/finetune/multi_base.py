@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     c = inherit("finetune/base")
     del c.task, c.data, c.metrics, c.score
     c.tasks = ConfigDict()
-    # A task of n rows (of each window of a long text) has a share of the steps like n^(1 / temperature): 1.0 is proportional.
+    # A task of n rows (each window of a long text is one) has a share of the steps like n^(1 / temperature):
+    # 1.0 is proportional.
     c.mix = ConfigDict({"temperature": 1.0})
     return c
