@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     c.keep = ConfigDict({"last": 1, "best": 1, "restore": True})
     c.stop = ConfigDict({"patience": 0, "least": 0.0})  # evaluations without a better score; 0: never
     c.plateau = ConfigDict({"factor": 1.0, "patience": 2, "least": 0.0, "floor": 0.0, "rest": 0})  # 1.0: off
-    c.mesh = ConfigDict({"data": -1})  # devices that share a batch; -1: all
+    # devices: data shares the batch, fsdp the batch and the state, tensor each layer; -1: all that are left
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     c.export = True  # write WORKDIR/export, a Hugging Face folder, at the end
     return c

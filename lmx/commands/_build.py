@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lmx.core import plugin, rows
+from lmx.core import layout, plugin, rows
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Model, Objective
@@ -43,6 +43,17 @@ def model(config: Mapping[str, Any]) -> Model:
     if "tasks" in config:
         return members(config).model
     return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
+
+
+def axes(config: Mapping[str, Any]) -> layout.Axes:
+    """Return the names of the axes of all leaves of a config's model, heads included."""
+    body = plugin.find("lmx.models", config["model"]["name"]).AXES
+    if "tasks" not in config:
+        return (*body, *getattr(task(config), "AXES", ()))
+    heads = [
+        rule for one in config["tasks"].values() for rule in getattr(task({"task": one["task"]}), "AXES", ())
+    ]
+    return (*body, *(("heads/[^/]+/" + pattern, names) for pattern, names in heads))
 
 
 def members(config: Mapping[str, Any]) -> Members:

@@ -85,7 +85,7 @@ class Responses:
         cut of the prompts). how: in place of the config's, as the task's `writing` gives it."""
         how = how or self.how
         ids, counts = self.prompts(examples, how.new_tokens)
-        most = -(-len(ids) // self._mesh.size) * self._mesh.size
+        most = -(-len(ids) // mesh_.ways(self._mesh)) * mesh_.ways(self._mesh)
         given = {
             "tokens": how.new_tokens,
             "eos_id": self._text.eos_id,

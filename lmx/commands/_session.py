@@ -101,6 +101,7 @@ class Session:
             self.optimizer,
             seed=config["seed"],
             mesh=mesh,
+            axes=_build.axes(config),
             parts=config["batch"]["parts"],
             whole=dict if members else getattr(_build.task(config), "whole", dict),
             moves=None if members is None else members.moves,
@@ -136,6 +137,10 @@ class Session:
                 )
         return found
 
+    def _wanted(self) -> state.State:
+        """Return the state's shapes, types and places."""
+        return state.abstract(self.model, self.optimizer, mesh=self.mesh, axes=_build.axes(self.config))
+
     def open(self) -> int:
         """Bring the state to where the run stands and return the steps made.
 
@@ -143,7 +148,7 @@ class Session:
         2. From the parameters that `start` names.
         3. From scratch, by the seed.
         """
-        wanted = state.abstract(self.model, self.optimizer, mesh=self.mesh)
+        wanted = self._wanted()
         found = self.kept.restore_newest(wanted.params, wanted.optimizer, say=self.say)
         made = 0
         if found is not None:
@@ -162,9 +167,14 @@ class Session:
         else:
             given = None if self.config["start"] == "scratch" else self._start()
             self.state = state.start(
-                self.model, self.optimizer, seed=self.config["seed"], mesh=self.mesh, params=given
+                self.model,
+                self.optimizer,
+                seed=self.config["seed"],
+                mesh=self.mesh,
+                axes=_build.axes(self.config),
+                params=given,
             )
-        self.state = jax.device_put(self.state, mesh_.replicated(self.mesh))
+        self.state = jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), self.state, self._wanted())
         if self._keep is not None:
             self._keep()
         return made
@@ -281,7 +291,7 @@ class Session:
         """Return what the run gives away: its last parameters, or, with `keep.restore`, its best."""
         best = self.kept.best() if self.config["keep"]["restore"] else None
         if best is not None and best != made:
-            wanted = state.abstract(self.model, self.optimizer, mesh=self.mesh)
+            wanted = self._wanted()
             params, _, _ = self.kept.restore(best, wanted.params)
             return Checkpoint(params, self.config, folder=str(self.feed.tokenizer), step=best)
         return Checkpoint(self._shown(self.state), self.config, folder=str(self.feed.tokenizer), step=made)

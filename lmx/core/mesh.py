@@ -1,8 +1,9 @@
-"""The device mesh, and how batches and states lie on it."""
+"""The device mesh: its three axes, and how batches lie on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,17 +13,56 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmx.core.errors import UserError
 from lmx.core.types import Array
 
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+"""The mesh's axes: `data` copies the state and cuts the batch, `fsdp` cuts both, `tensor` cuts the products of
+each layer."""
 
-def make(data: int = -1) -> Mesh:
-    """Return a mesh with the axis `data`; -1 takes every device.
+ROWS = (DATA, FSDP)
+"""The axes that cut a batch."""
 
-    Raises UserError where more devices are asked for than there are.
+
+def make(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
+    """Return a mesh of these sizes; one of them may be -1 for as many as there are devices.
+
+    devices: all, without them. Fewer than all may be asked for in one process, and the first are taken.
+    Errors: UserError for sizes that do not fit the devices, with the nearest that do.
     """
-    devices = jax.devices()
-    size = len(devices) if data == -1 else data
-    if not 1 <= size <= len(devices):
-        raise UserError(f"mesh.data={data}, but there are {len(devices)} devices; use -1 for all of them")
-    return jax.make_mesh((size,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:size])
+    there = list(jax.devices() if devices is None else devices)
+    sizes = {DATA: data, FSDP: fsdp, TENSOR: tensor}
+    asked = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
+    if any(size != -1 and size < 1 for size in sizes.values()):
+        raise UserError(f"{asked}; expected sizes of at least 1, or -1 for as many as there are devices")
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"{asked}; only one of them can be -1")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = max(1, len(there) // fixed)
+    needed = math.prod(sizes.values())
+    if needed > len(there) or (free and needed != len(there)):
+        nearest = _nearest(fixed, len(there))
+        raise UserError(
+            f"{asked} does not fit {len(there)} device{'s' * (len(there) > 1)}; "
+            f"the product of what is not -1 must be one of {', '.join(map(str, nearest))}"
+        )
+    if needed < len(there) and len({device.process_index for device in there}) > 1:
+        raise UserError(f"{asked} uses {needed} of {len(there)} devices; several processes must use all")
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=there[:needed]
+    )
+
+
+def _nearest(fixed: int, count: int) -> list[int]:
+    """Return the divisors of `count` next to `fixed`, below and above."""
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    below = [n for n in divisors if n <= fixed]
+    above = [n for n in divisors if n > fixed]
+    return [*below[-1:], *above[:1]]
+
+
+def ways(mesh: Mesh) -> int:
+    """Return into how many parts the mesh cuts a batch."""
+    return math.prod(mesh.shape.get(name, 1) for name in ROWS)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -31,17 +71,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_example(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of a batch: B is cut over the `data` axis."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Return the sharding of a batch: B is cut over the axes `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def check_batch(size: int, mesh: Mesh) -> None:
     """Raise UserError unless a global batch of `size` divides over the mesh and the processes."""
-    ways = mesh.shape["data"]
-    if size % ways:
-        nearest = max(ways, round(size / ways) * ways)
+    parts = ways(mesh)
+    if size % parts:
+        nearest = max(parts, round(size / parts) * parts)
         raise UserError(
-            f"batch.size={size} does not divide over {ways} devices; the nearest that does is {nearest}"
+            f"batch.size={size} does not divide over {parts} devices; the nearest that does is {nearest}"
         )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lmx.core import layout
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.types import Array, Model, Params
@@ -55,7 +56,8 @@ def decode(
     found: list[list[int]] = [[] for _ in prompts]
     for chosen, batch in _batches(prompts, size):
         placed = mesh_.put(batch, mesh) if mesh is not None else jax.tree.map(jnp.asarray, batch)
-        new = _run(model, choose, tokens, -1 if eos_id is None else eos_id, params, placed, rng, forbidden)
+        end = -1 if eos_id is None else eos_id
+        new = _run(model, choose, tokens, end, mesh, params, placed, rng, forbidden)
         for index, row in zip(chosen, np.asarray(new).tolist(), strict=False):
             found[index] = _cut(row, eos_id)
     return found
@@ -100,8 +102,23 @@ def _cut(row: list[int], eos_id: int | None) -> list[int]:
     return row[: row.index(eos_id)] if eos_id is not None and eos_id in row else row
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _run(
+    model: Model,
+    choose: Choose,
+    tokens: int,
+    eos_id: int,
+    mesh: Mesh | None,
+    params: Params,
+    batch: dict[str, Array],
+    rng: Array,
+    banned: Array,
+) -> Array:
+    with layout.on(mesh):
+        return _written(model, choose, tokens, eos_id, params, batch, rng, banned)
+
+
+def _written(
     model: Model,
     choose: Choose,
     tokens: int,

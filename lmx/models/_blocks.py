@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import nnx
 
-from lmx.core import functions
+from lmx.core import functions, layout
 from lmx.core.types import Array
 from lmx.models import _attention as attention_
 from lmx.models import _layers as layers_
@@ -39,7 +39,11 @@ class SelfAttention(nnx.Module):
         Three products: to join the kernels for a single one costs more than it gains, in time and memory.
         """
         shape = (*x.shape[:2], heads, -1)
-        return self.query(x).reshape(shape), self.key(x).reshape(shape), self.value(x).reshape(shape)
+
+        def cut(product: layers_.Dense) -> Array:
+            return layout.rows(product(x).reshape(shape), None, "heads")
+
+        return cut(self.query), cut(self.key), cut(self.value)
 
 
 class MLP(nnx.Module):
@@ -53,7 +57,10 @@ class MLP(nnx.Module):
         """(B, T, D) -> (B, T, D)."""
         down = self.down
         return functions.activate_dense(
-            self.up(x), down.kernel[...], down.bias[...], functions.activation(activation)
+            layout.rows(self.up(x), None, "mlp"),
+            down.kernel[...],
+            down.bias[...],
+            functions.activation(activation),
         )
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, tree
+from lmx.core import functions, layout, tree
 from lmx.core import rng as rng_
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Array, Params, Taps
@@ -70,20 +70,24 @@ class Embedding(nnx.Module):
 class Blueprint:
     """A module without its arrays: the structure, built once and abstractly, to which leaves are bound.
 
+    axes, prefix: the rules that name the leaves' axes, and what stands before the leaves' paths in them.
     shapes: {path: ShapeDtypeStruct}; inits: {path: initializer}.
     """
 
-    def __init__(self, build: Callable[[], nnx.Module]) -> None:
+    def __init__(self, build: Callable[[], nnx.Module], axes: layout.Axes, prefix: str) -> None:
         self._graphdef, state = nnx.split(nnx.eval_shape(build))
         self.shapes: dict[str, jax.ShapeDtypeStruct] = tree.flatten(nnx.to_pure_dict(state))
         self.inits: dict[str, Init] = {
             "/".join(map(str, path)): variable.get_metadata()["init"]
             for path, variable in nnx.to_flat_state(state)
         }
+        self._names = {path: layout.names_of(f"{prefix}/{path}", axes) for path in self.shapes}
 
     def bind(self, leaves: Params) -> Any:
-        """Return the module with these leaves, a nested dict; differentiable in them."""
-        return nnx.merge(self._graphdef, leaves)
+        """Return the module with these leaves, a nested dict, as a device needs them; differentiable in
+        them."""
+        here = tree.map_named(lambda path, leaf: layout.gathered(leaf, self._names[path]), leaves)
+        return nnx.merge(self._graphdef, here)
 
     def start(self, key: Array, prefix: str) -> Params:
         """Return fresh leaves; each depends on (key, prefix + its path) alone."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, tree
+from lmx.core import functions, layout, tree
 from lmx.core import rng as rng_
 from lmx.core.errors import UserError
 from lmx.core.hf_table import Entry, Table
@@ -140,7 +140,7 @@ class Block(nnx.Module):
             self.mlp(x, config.activation), config.dropout_hidden, keys, 4 * layer + 3, of
         )
         x = self.norm2(x + tapper("mlp", out, layer, captured))
-        return tapper("block", x, layer, captured), captured
+        return layout.rows(tapper("block", x, layer, captured)), captured
 
 
 def build(config: Config) -> Model:
@@ -153,9 +153,11 @@ def build(config: Config) -> Model:
     is set and a key is given.
     Errors: UserError for a sequence longer than the positions, an unknown tap, and a cache.
     """
-    embed = layers_.Blueprint(lambda: Embed(config))
-    block = layers_.Blueprint(lambda: Block(config))
-    pooler = layers_.Blueprint(lambda: layers_.Dense(config.width, config.width, scale=config.init_range))
+    embed = layers_.Blueprint(lambda: Embed(config), AXES, "embed")
+    block = layers_.Blueprint(lambda: Block(config), AXES, "block/0")
+    pooler = layers_.Blueprint(
+        lambda: layers_.Dense(config.width, config.width, scale=config.init_range), AXES, "pooler"
+    )
 
     def init(key: Array) -> Params:
         blocks = block.start_layers(key, "block", config.layers)
@@ -180,7 +182,7 @@ def build(config: Config) -> Model:
         captured: dict[str, Any] = {}
         types = batch.get("token_type_ids", jnp.zeros_like(ids))
         x = embed.bind(params["embed"])(ids, types, sequence_.position_ids(batch, ids.shape[1], None))
-        x = tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured)
+        x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured))
         mask = sequence_.visible_both_ways(batch)
         inside = []
         for i in range(config.layers):

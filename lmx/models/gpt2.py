@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, tree
+from lmx.core import functions, layout, tree
 from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, Table
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
@@ -141,7 +141,7 @@ class Block(nnx.Module):
             self.mlp(self.norm2(x), config.activation), config.dropout_residual, keys, 4 * layer + 3
         )
         x = x + tapper("mlp", out, layer, captured)
-        return tapper("block", x, layer, captured), captured, cache
+        return layout.rows(tapper("block", x, layer, captured)), captured, cache
 
 
 def build(config: Config) -> Model:
@@ -153,9 +153,11 @@ def build(config: Config) -> Model:
     `cache`. Dropout is on where `train` is set and a key is given.
     Errors: UserError for a sequence longer than the positions, and for an unknown tap.
     """
-    embed = layers_.Blueprint(lambda: Embed(config))
-    block = layers_.Blueprint(lambda: Block(config))
-    final = layers_.Blueprint(lambda: layers_.LayerNorm(config.width, epsilon=config.norm_epsilon))
+    embed = layers_.Blueprint(lambda: Embed(config), AXES, "embed")
+    block = layers_.Blueprint(lambda: Block(config), AXES, "block/0")
+    final = layers_.Blueprint(
+        lambda: layers_.LayerNorm(config.width, epsilon=config.norm_epsilon), AXES, "final"
+    )
 
     def init(key: Array) -> Params:
         blocks = block.start_layers(key, "block", config.layers)
@@ -177,7 +179,7 @@ def build(config: Config) -> Model:
         captured: dict[str, Any] = {}
         cache = sequence_.open_cache(cache, batch, config.layers, config.heads, config.width // config.heads)
         x = embed.bind(params["embed"])(batch["input_ids"], sequence_.position_ids(batch, time, cache))
-        x = tapper("embed", functions.dropout(x, config.dropout_embed, keys, 0), 0, captured)
+        x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_embed, keys, 0), 0, captured))
         mask = sequence_.visible(batch, time, cache)
         inside = []
         for i in range(config.layers):

@@ -11,7 +11,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from lmx.core import layout
+from lmx.core.mesh import ROWS
 from lmx.core.types import IGNORED, Array
 
 CHUNK = 2**24
@@ -26,11 +29,11 @@ def cross_entropy(hidden: Array, head: Array, labels: Array, vocab_axis: int) ->
     head: (V, D) with vocab_axis 0, as token embeddings are, or (D, V) with vocab_axis 1. Labels of -100 count
     nothing. There are three products in all, the logits and two gradients; the backward pass only scales.
     """
-    return _scan(hidden, head, labels, vocab_axis, gradients=False)[0]
+    return _spread(hidden, head, labels, vocab_axis, gradients=False)[0]
 
 
 def _forward(hidden: Array, head: Array, labels: Array, vocab_axis: int) -> tuple[Array, tuple[Array, Array]]:
-    total, d_hidden, d_head = _scan(hidden, head, labels, vocab_axis, gradients=True)
+    total, d_hidden, d_head = _spread(hidden, head, labels, vocab_axis, gradients=True)
     return total, (d_hidden, d_head.astype(head.dtype))
 
 
@@ -40,6 +43,30 @@ def _backward(vocab_axis: int, residuals: tuple[Array, Array], d_total: Array) -
 
 
 cross_entropy.defvjp(_forward, _backward)
+
+
+def _spread(
+    hidden: Array, head: Array, labels: Array, vocab_axis: int, *, gradients: bool
+) -> tuple[Array, Array, Array]:
+    """As `_scan`, each device over its own rows: the head's gradient is summed once, not once a chunk."""
+    run = functools.partial(_scan, vocab_axis=vocab_axis, gradients=gradients)
+    mesh = layout.current()
+    if mesh is None:
+        return run(hidden, head, labels)
+
+    def local(hidden: Array, head: Array, labels: Array) -> tuple[Array, Array, Array]:
+        total, d_hidden, d_head = run(hidden, head, labels)
+        return jax.lax.psum(total, ROWS), d_hidden, jax.lax.psum(d_head, ROWS)
+
+    whole, cut = PartitionSpec(), PartitionSpec(ROWS)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(cut, whole, cut),
+        out_specs=(whole, cut if gradients else whole, whole),
+        axis_names=set(ROWS),
+        check_vma=False,
+    )(hidden, head, labels)
 
 
 def _scan(

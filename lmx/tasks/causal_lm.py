@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmx.core import layout
 from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums
 from lmx.tasks import _heads
@@ -118,8 +119,9 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     wanted = labels(batch)
     head = outputs.get("head")
     if head is not None and head["of"] is outputs["logits"]:
-        axis = 0 if "embedding" in head else 1
-        total = cross_entropy(outputs["hidden"], head["embedding" if axis == 0 else "kernel"], wanted, axis)
+        axis, names = (0, ("vocab", "width")) if "embedding" in head else (1, ("width", "vocab"))
+        matrix = layout.gathered(head["embedding" if axis == 0 else "kernel"], names)
+        total = cross_entropy(outputs["hidden"], matrix, wanted, axis)
     else:
         total = _heads.negative_log(outputs["logits"], wanted)[0]
     count = jnp.sum(wanted != IGNORED).astype(total.dtype)

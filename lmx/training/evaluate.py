@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lmx.core import layout
 from lmx.core import mesh as mesh_
 from lmx.core.types import Batch, Objective, Params, Sums
 
@@ -18,10 +19,12 @@ def build(objective: Objective, *, mesh: Mesh) -> Evaluate:
     """Return (params, batch) -> metric sums, jitted, without dropout."""
 
     def evaluate(params: Params, batch: Batch) -> Sums:
-        return objective(params, batch, None)[2]
+        with layout.on(mesh):
+            return objective(params, batch, None)[2]
 
-    whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    return jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole)
+    return jax.jit(  # the parameters stay as they lie
+        evaluate, in_shardings=(None, mesh_.by_example(mesh)), out_shardings=mesh_.replicated(mesh)
+    )
 
 
 def over(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lmx.core import layout
 from lmx.core import mesh as mesh_
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Sums
 
@@ -22,15 +23,18 @@ def build(model: Model, outputs: Sequence[str], loss: Loss | None, *, mesh: Mesh
     """
 
     def predict(params: Params, batch: Batch) -> tuple[dict[str, Array], Sums]:
-        found = model.apply(params, batch)
         sums: Sums = {}
-        if loss is not None:
-            total, weight, _ = loss(found, batch)
-            sums = {"loss": total, "weight": weight}
+        with layout.on(mesh):
+            found = model.apply(params, batch)
+            if loss is not None:
+                total, weight, _ = loss(found, batch)
+                sums = {"loss": total, "weight": weight}
         return {name: found[name] for name in outputs}, sums
 
-    whole, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    return jax.jit(predict, in_shardings=(whole, rows), out_shardings=(rows, whole))
+    rows = mesh_.by_example(mesh)
+    return jax.jit(  # the parameters stay as they lie
+        predict, in_shardings=(None, rows), out_shardings=(rows, mesh_.replicated(mesh))
+    )
 
 
 def over(

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
-from lmx.core import rng, tree
+from lmx.core import layout, rng, tree
 from lmx.core.types import Array, Model, Params
 
 
@@ -35,23 +35,38 @@ def start(
     *,
     seed: int,
     mesh: Mesh,
+    axes: layout.Axes = (),
     params: Params | None = None,
 ) -> State:
-    """Return the state before the first step, born on the mesh.
+    """Return the state before the first step, born on the mesh, each device with its own parts alone.
 
-    params: those to start from; without them the model's own start, which depends on the seed alone.
+    params: those to start from; without them the model's own start, which depends on the seed alone. axes:
+    the names of the leaves' axes; leaves without are whole on every device.
     """
-    whole = mesh_.replicated(mesh)
-    given = None if params is None else jax.device_put(params, whole)
-    made = jax.jit(lambda number, p: _fresh(model, optimizer, number, p), out_shardings=whole)
+    places = placed(model, optimizer, mesh=mesh, axes=axes)
+    given = None if params is None else jax.device_put(params, places.params)
+    made = jax.jit(lambda number, p: _fresh(model, optimizer, number, p), out_shardings=places)
     return made(np.uint32(seed), given)  # no constant, so that every seed shares what is compiled
 
 
-def abstract(model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> State:
+def placed(
+    model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh, axes: layout.Axes = ()
+) -> State:
+    """Return the sharding of each leaf of the state; nothing is computed."""
+    shapes = jax.eval_shape(lambda: _fresh(model, optimizer, 0, None))
+    params = layout.shardings(shapes.params, axes, mesh)
+    return State(mesh_.replicated(mesh), params, layout.like(shapes.optimizer, shapes.params, params, mesh))
+
+
+def abstract(
+    model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh, axes: layout.Axes = ()
+) -> State:
     """Return shapes, types and shardings of the state that `start` gives; nothing is computed."""
     shapes = jax.eval_shape(lambda: _fresh(model, optimizer, 0, None))
-    whole = mesh_.replicated(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+    places = placed(model, optimizer, mesh=mesh, axes=axes)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )
 
 
 def _fresh(

@@ -12,9 +12,10 @@ import optax
 from jax.sharding import Mesh
 
 from lmx.core import mesh as mesh_
-from lmx.core import rng, tree
+from lmx.core import layout, rng, tree
 from lmx.core.types import Array, Batch, Model, Objective, Params, Sums
 from lmx.training import accumulate
+from lmx.training import state as state_
 from lmx.training.state import State
 
 Step = Callable[[State, Batch], tuple[State, Sums]]
@@ -27,6 +28,7 @@ def build(
     *,
     seed: int,
     mesh: Mesh,
+    axes: layout.Axes = (),
     parts: int = 1,
     whole: Callable[[Batch], Batch] = dict,
     moves: Callable[[Batch, str], bool] | None = None,
@@ -35,7 +37,7 @@ def build(
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
-    derives from (seed, step, "dropout"). parts: the batch is taken in so many parts, one after the other, in
+    derives from (seed, step, "dropout"). mesh, axes: as in `state.start`. parts: the batch is taken in so many parts, one after the other, in
     the memory of one. whole: adds to a batch what the objective needs of all of it, before it is cut. moves:
     (batch, path) -> whether the leaf may move with this batch, told by the batch's structure alone; the
     optimizer does not see the others, so that they stay as they are, and so does what it remembers of them,
@@ -50,7 +52,8 @@ def build(
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, moving(state.params, batch))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
-        summed, weight, sums = of(chosen, whole(batch))
+        with layout.on(mesh):
+            summed, weight, sums = of(chosen, whole(batch))
         share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
         gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, chosen)
@@ -61,5 +64,6 @@ def build(
         }
 
     same, rows = mesh_.replicated(mesh), mesh_.by_example(mesh)
-    made = jax.jit(step, donate_argnums=1, in_shardings=(same, same, rows), out_shardings=(same, same))
+    places = state_.placed(model, optimizer, mesh=mesh, axes=axes)
+    made = jax.jit(step, donate_argnums=1, in_shardings=(same, places, rows), out_shardings=(places, same))
     return partial(made, np.uint32(seed))  # no constant, so that every seed shares what is compiled
