@@ -14,8 +14,7 @@ from lmx.core.errors import UserError
 from lmx.core.types import Array
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
-"""The mesh's axes: `data` copies the state and cuts the batch, `fsdp` cuts both, `tensor` cuts the products of
-each layer."""
+"""The mesh's axes: `data` copies the state and cuts the batch, `fsdp` cuts both, `tensor` cuts the layers."""
 
 ROWS = (DATA, FSDP)
 """The axes that cut a batch."""

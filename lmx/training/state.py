@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lmx.core import mesh as mesh_
 from lmx.core import layout, rng, tree
+from lmx.core import mesh as mesh_
 from lmx.core.types import Array, Model, Params
 
 
@@ -51,11 +51,12 @@ def start(
 
 def placed(
     model: Model, optimizer: optax.GradientTransformation, *, mesh: Mesh, axes: layout.Axes = ()
-) -> State:
-    """Return the sharding of each leaf of the state; nothing is computed."""
+) -> Any:
+    """Return the state as shardings, one of each leaf; nothing is computed."""
     shapes = jax.eval_shape(lambda: _fresh(model, optimizer, 0, None))
     params = layout.shardings(shapes.params, axes, mesh)
-    return State(mesh_.replicated(mesh), params, layout.like(shapes.optimizer, shapes.params, params, mesh))
+    own = layout.like(shapes.optimizer, shapes.params, params, mesh)
+    return shapes._replace(step=mesh_.replicated(mesh), params=params, optimizer=own)
 
 
 def abstract(
