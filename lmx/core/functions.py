@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import rng
+from lmx.core import layout, rng
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Array
 
@@ -31,39 +32,96 @@ def later(x: Array, after: Array) -> Array:
     return x + jnp.where(jnp.isnan(first), first, 0).astype(x.dtype)
 
 
-def dense(x: Array, kernel: Array, bias: Array) -> Array:
-    """(..., I), (I, O), (O,) -> (..., O).
+Names = tuple[str, ...]
+"""Names of a matrix's axes, by which it lies on a mesh (`core.layout`); () where nothing is known of it."""
 
-    Leading axes are flattened first: the weight gradient of a three-dimensional product contracts over two
-    axes, which XLA computes slowly on CPUs (1.4 times the whole step of a GPT-2 124M).
+
+def dense(x: Array, kernel: Array, bias: Array, names: Names = ()) -> Array:
+    """(..., I), (I, O), (O,) -> (..., O), in the type of x; the kernel's gradient is summed in its own type.
+
+    names: of the kernel's axes. What lies on several devices is put together for the product, in the type of
+    x, and once more for the backward pass: between the two no device holds it whole. Leading axes are
+    flattened first: the weight gradient of a three-dimensional product contracts over two axes, which XLA
+    computes slowly on CPUs (1.4 times the whole step of a GPT-2 124M).
     """
-    flat = x.reshape(-1, x.shape[-1])
-    y = jnp.dot(flat, kernel, precision=PRECISION) + bias[None, :]
+    y = product(x.reshape(-1, x.shape[-1]), kernel, names) + bias.astype(x.dtype)[None, :]
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def activate_dense(x: Array, kernel: Array, bias: Array, activation: Callable[[Array], Array]) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Array, kernel: Array, names: Names) -> Array:
+    """(N, I), (I, O) -> (N, O): `dense` without a bias."""
+    return _product(x, layout.gathered(kernel.astype(x.dtype), names), ((1,), (0,)), x.dtype)
+
+
+def _product_forward(x: Array, kernel: Array, names: Names) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, names), (x, kernel)
+
+
+def _product_backward(names: Names, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    whole = layout.gathered(kernel.astype(x.dtype), names)
+    d_kernel = _product(x, d_y, ((0,), (0,)), kernel.dtype)
+    return _product(d_y, whole, ((1,), (1,)), x.dtype), layout.scattered(d_kernel, names)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _product(left: Array, right: Array, axes: tuple[tuple[int], tuple[int]], to: Any) -> Array:
+    """Contract one axis of each matrix; sums in f32 at least."""
+    wide = np.promote_types(left.dtype, np.float32)
+    made = jax.lax.dot_general(
+        left, right, (axes, ((), ())), precision=PRECISION, preferred_element_type=wide
+    )
+    return made.astype(to)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def activate_dense(
+    x: Array, kernel: Array, bias: Array, activation: Callable[[Array], Array], names: Names = ()
+) -> Array:
     """(..., I), (I, O), (O,) -> (..., O): `dense(activation(x))`, keeping x alone for the backward pass."""
-    return dense(activation(x), kernel, bias)
+    return dense(activation(x), kernel, bias, names)
 
 
 def _activate_forward(
-    x: Array, kernel: Array, bias: Array, activation: Callable[[Array], Array]
+    x: Array, kernel: Array, bias: Array, activation: Callable[[Array], Array], names: Names
 ) -> tuple[Array, tuple[Array, ...]]:
-    return activate_dense(x, kernel, bias, activation), (x, kernel, bias)
+    return activate_dense(x, kernel, bias, activation, names), (x, kernel, bias)
 
 
 def _activate_backward(
-    activation: Callable[[Array], Array], residuals: tuple[Array, ...], d_y: Array
+    activation: Callable[[Array], Array], names: Names, residuals: tuple[Array, ...], d_y: Array
 ) -> tuple[Array, ...]:
     x, kernel, bias = residuals
     # The activation is computed once more; the product is not, for nothing needs its result.
-    pull = jax.vjp(lambda x, k, b: dense(activation(x), k, b), later(x, d_y), kernel, bias)[1]
+    pull = jax.vjp(lambda x, k, b: dense(activation(x), k, b, names), later(x, d_y), kernel, bias)[1]
     return pull(d_y)
 
 
 activate_dense.defvjp(_activate_forward, _activate_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def look_up(table: Array, ids: Array, names: Names, type: str) -> Array:
+    """Return the rows (..., D) of a table (V, D) by ids (...), in a type; the gradient is the table's own."""
+    return jnp.take(layout.gathered(table.astype(type), names), ids, axis=0)
+
+
+def _look_up_forward(table: Array, ids: Array, names: Names, type: str) -> tuple[Array, tuple[Array, Array]]:
+    return look_up(table, ids, names, type), (table, ids)
+
+
+def _look_up_backward(
+    names: Names, type: str, residuals: tuple[Array, Array], d_rows: Array
+) -> tuple[Array, None]:
+    table, ids = residuals
+    added = jnp.zeros(table.shape, table.dtype).at[ids].add(d_rows.astype(table.dtype))
+    return layout.scattered(layout.gathered(added, names), names), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -99,7 +157,9 @@ def _norm_backward(epsilon: float, residuals: tuple[Array, ...], d_y: Array) -> 
 layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
-def dropout(x: Array, rate: float, keys: Array | None, site: int, of: tuple[int, ...] | None = None) -> Array:
+def dropout(
+    x: Array, rate: float, keys: Array | None, site: Array | int, of: tuple[int, ...] | None = None
+) -> Array:
     """Return x (B, ...) with a share `rate` of its elements zeroed and the rest scaled up.
 
     keys: one per example (B,), or None for no dropout; site: which of the model's dropouts this is. of: where
@@ -109,19 +169,17 @@ def dropout(x: Array, rate: float, keys: Array | None, site: int, of: tuple[int,
     """
     if keys is None or _least(rate) == 0:
         return x
-    return _dropped(x, jax.random.key_data(keys), rate, site, (of or x.shape)[1:])
+    return _dropped(x, rng.words(keys, site), rate, (of or x.shape)[1:])
 
 
-def drop(
-    x: Array, words: Array, rate: float, site: int, *, of: tuple[int, ...], start: tuple[int, ...] = ()
-) -> Array:
+def drop(x: Array, words: Array, rate: float, *, of: tuple[int, ...], start: tuple[int, ...] = ()) -> Array:
     """Return x (B, ...) through dropout, to be differentiated by hand: the gradient goes the same way.
 
-    words: the data of one key per example, (B, 2). The elements are those of an array (B, *of) from `start`
-    on, one number an axis, or else from its beginning.
+    words: two numbers an example, (B, 2), of `rng.words`. The elements are those of an array (B, *of) from
+    `start` on, one number an axis, or else from its beginning.
     """
     least = _least(rate)
-    drawn = rng.bits(words, site, x.shape[1:], of=of, start=start or (0,) * len(of))
+    drawn = rng.bits(words, x.shape[1:], of=of, start=start or (0,) * len(of))
     scaled = x.astype(np.promote_types(x.dtype, np.float32)) * (2**32 / (2**32 - least))
     return jnp.where(drawn >= jnp.uint32(least), scaled, 0).astype(x.dtype)
 
@@ -131,21 +189,17 @@ def _least(rate: float) -> int:
     return min(round(rate * 2**32), 2**32 - 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _dropped(x: Array, words: Array, rate: float, site: int, of: tuple[int, ...]) -> Array:
-    return drop(x, words, rate, site, of=of)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dropped(x: Array, words: Array, rate: float, of: tuple[int, ...]) -> Array:
+    return drop(x, words, rate, of=of)
 
 
-def _dropped_forward(
-    x: Array, words: Array, rate: float, site: int, of: tuple[int, ...]
-) -> tuple[Array, Array]:
-    return drop(x, words, rate, site, of=of), words
+def _dropped_forward(x: Array, words: Array, rate: float, of: tuple[int, ...]) -> tuple[Array, Array]:
+    return drop(x, words, rate, of=of), words
 
 
-def _dropped_backward(
-    rate: float, site: int, of: tuple[int, ...], words: Array, d_y: Array
-) -> tuple[Array, None]:
-    return drop(d_y, words, rate, site, of=of), None
+def _dropped_backward(rate: float, of: tuple[int, ...], words: Array, d_y: Array) -> tuple[Array, None]:
+    return drop(d_y, words, rate, of=of), None
 
 
 _dropped.defvjp(_dropped_forward, _dropped_backward)

@@ -7,7 +7,6 @@ A model names the axes of its leaves (AXES); nothing else says what is cut. Sour
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,37 +113,25 @@ def check(shapes: Any, axes: Axes, mesh: Mesh, heads: int) -> None:
 
 
 def gathered(leaf: Array, names: Sequence[str]) -> Array:
-    """Return a leaf as a layer uses it: what fsdp cuts is put together, what tensor cuts stays cut.
-
-    Its gradient is cut again as the leaf is, so that it is summed and scattered at once.
-    """
+    """Return a leaf as a layer uses it: what fsdp cuts is put together, what tensor cuts stays cut."""
     mesh = _MESH.get()
     if mesh is None or len(names) != leaf.ndim:
         return leaf
-    kept = spec(names, leaf.shape, mesh)
-    used = PartitionSpec(*(_without(one) for one in kept))
-    return _moved(leaf, NamedSharding(mesh, kept), NamedSharding(mesh, used))
+    used = PartitionSpec(*(_without(one) for one in spec(names, leaf.shape, mesh)))
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, used))
+
+
+def scattered(gradient: Array, names: Sequence[str]) -> Array:
+    """Return the gradient of a leaf as the leaf lies between steps, so that it is summed and cut at once."""
+    mesh = _MESH.get()
+    if mesh is None or len(names) != gradient.ndim:
+        return gradient
+    return jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec(names, gradient.shape, mesh)))
 
 
 def _without(one: Any) -> Any:
     left = tuple(name for name in ((one,) if isinstance(one, str) else one or ()) if name != FSDP)
     return left[0] if len(left) == 1 else left or None
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _moved(leaf: Array, kept: NamedSharding, used: NamedSharding) -> Array:
-    return jax.lax.with_sharding_constraint(leaf, used)
-
-
-def _moved_forward(leaf: Array, kept: NamedSharding, used: NamedSharding) -> tuple[Array, None]:
-    return _moved(leaf, kept, used), None
-
-
-def _moved_backward(kept: NamedSharding, used: NamedSharding, _: None, d_leaf: Array) -> tuple[Array]:
-    return (jax.lax.with_sharding_constraint(d_leaf, kept),)
-
-
-_moved.defvjp(_moved_forward, _moved_backward)
 
 
 def rows(x: Array, *names: str | None) -> Array:

@@ -46,27 +46,30 @@ def batch_keys(key: Array, batch: Mapping[str, Array]) -> Array:
     return example_keys(key, batch["example_index"] if "example_index" in batch else jnp.arange(size))
 
 
-def bits(
-    words: Array, site: int, shape: tuple[int, ...], *, of: tuple[int, ...], start: tuple[int, ...]
-) -> Array:
-    """Return 32 random bits for each element, (B, *shape), from the data of one key per example, (B, 2).
+def words(keys: Array, site: Array | int) -> Array:
+    """Return two numbers of 32 bits for each key, (B,) -> (B, 2), others for each site of a model."""
+    found = jax.random.key_data(keys)
+    first = _mixed(found[:, 0] ^ _mixed(jnp.asarray(site).astype(jnp.uint32)))
+    return jnp.stack([first, _mixed(found[:, 1] + first)], axis=1)
 
-    The elements are those of an array (B, *of) from `start` on, and a part has the bits of the whole. site:
-    one key gives each site bits of its own. Each element is a hash of its place, its key and the site: no
-    loop and no array between, so that the compiler draws the bits where they are used, and draws them again
-    in a backward pass for less than keeping them would cost. Threefry made a fifth of a step of dropout's.
-    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (a counter, mixed under a key).
+
+def bits(words: Array, shape: tuple[int, ...], *, of: tuple[int, ...], start: tuple[int, ...]) -> Array:
+    """Return 32 random bits for each element, (B, *shape), from two numbers an example, (B, 2).
+
+    The elements are those of an array (B, *of) from `start` on, and a part has the bits of the whole. Each
+    element is a hash of its place under these numbers: no loop and no array between, so that the compiler
+    draws the bits where they are used, and draws them again in a backward pass for less than keeping them
+    would cost. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (a counter, mixed
+    under a key).
     """
-    first = _mixed(words[:, 0] ^ _mixed(jnp.uint32(site)))
-    second = _mixed(words[:, 1] + first)
     place = jnp.zeros((1,) * (1 + len(shape)), jnp.uint32)
     for axis, (size, begin) in enumerate(zip(shape, start, strict=True)):
         along = jnp.arange(begin, begin + size, dtype=jnp.uint32) * jnp.uint32(
             math.prod(of[axis + 1 :]) & 0xFFFFFFFF
         )
         place = place + along.reshape((1,) * (1 + axis) + (size,) + (1,) * (len(shape) - 1 - axis))
-    one = (-1,) + (1,) * len(shape)
-    return _mixed(_mixed(place ^ first.reshape(one)) + second.reshape(one))
+    first, second = (words[:, i].reshape((-1,) + (1,) * len(shape)) for i in (0, 1))
+    return _mixed(_mixed(place ^ first) + second)
 
 
 def _mixed(x: Array) -> Array:

@@ -21,10 +21,9 @@ Residuals = tuple[Array, Array, Array, Array, Array | None, list[Array]]
 
 
 class Dropout(NamedTuple):
-    """Dropout of the weights: rate and site as in `core.functions.dropout`, and the number of all queries."""
+    """Dropout of the weights: the rate as in `core.functions.dropout`, and the number of all queries."""
 
     rate: float
-    site: int
     queries: int
 
 
@@ -37,16 +36,15 @@ def attend(
     *,
     causal: bool = False,
     dropout: Dropout | None = None,
-    keys: Array | None = None,
+    words: Array | None = None,
 ) -> Array:
     """Attention without showing the weights: (B, T, H, K), (B, S, H, K) twice -> (B, T, H, K).
 
     mask (B or 1, 1, T, S): True where a query may look; each query may look at one key at least. The softmax
     is in f32. causal: S is T and the mask forbids every key after the query, so that most of these products
-    need not be computed. dropout: of the weights, with one of `keys` (B,) an example.
+    need not be computed. dropout: of the weights, with two numbers an example, `words` (B, 2) of `rng.words`.
     """
     edges = _edges(query.shape[1]) if causal else (0, query.shape[1])
-    words = None if dropout is None or keys is None else jax.random.key_data(keys)
     return _attend(query, key, value, mask, words, scale, edges, dropout)
 
 
@@ -118,7 +116,7 @@ def _through(x: Array, words: Array | None, dropout: Dropout | None, keys: int, 
     if words is None or dropout is None:
         return x
     whole = (x.shape[1], dropout.queries, keys)
-    return drop(x, words, dropout.rate, dropout.site, of=whole, start=(0, start, 0))
+    return drop(x, words, dropout.rate, of=whole, start=(0, start, 0))
 
 
 def _forward(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, layout
-from lmx.core.types import Array
+from lmx.core import execution, functions, layout, rng
+from lmx.core.types import Array, Params
 from lmx.models import _attention as attention_
 from lmx.models import _layers as layers_
 
@@ -61,6 +64,7 @@ class MLP(nnx.Module):
             down.kernel[...],
             down.bias[...],
             functions.activation(activation),
+            down.names,
         )
 
 
@@ -71,10 +75,10 @@ def attention(
     mask: Array,
     scale: float,
     *,
-    layer: int,
+    layer: Array | int,
     rate: float,
     keys: Array | None,
-    site: int,
+    site: Array | int,
     tapper: layers_.Tapper,
     captured: dict[str, Any],
     causal: bool = False,
@@ -95,6 +99,38 @@ def attention(
         weights = functions.dropout(weights, rate, keys, site, whole)
         mixed = attention_.mix(weights, value)
     else:
-        drops = attention_.Dropout(rate, site, queries) if keys is not None and rate > 0 else None
-        mixed = attention_.attend(query, key, value, mask, scale, causal=causal, dropout=drops, keys=keys)
+        drops = attention_.Dropout(rate, queries) if keys is not None and rate > 0 else None
+        words = None if keys is None or drops is None else rng.words(keys, site)
+        mixed = attention_.attend(query, key, value, mask, scale, causal=causal, dropout=drops, words=words)
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+Layer = Callable[[Params, Array, Any], tuple[Array, dict[str, Any]]]
+"""(a layer's leaves, x, its number) -> (x, what its taps captured)."""
+
+
+def through(layer: Layer, leaves: Params, x: Array, count: int) -> tuple[Array, dict[str, Any]]:
+    """Return x after the layers 0 … count - 1, and what their taps captured, stacked over the layers.
+
+    leaves: {"0": a layer's leaves, ...}. One after the other, or as a loop over one compiled layer; with what
+    the backward pass shall not keep computed again in it (`core.execution`).
+    """
+    how = execution.current()
+    scans = how.layers == "scanned" and count > 1
+    step = _remat(layer, how.remat, scans)
+    if scans:
+        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *(leaves[str(i)] for i in range(count)))
+        return jax.lax.scan(lambda x, one: step(one[0], x, one[1]), x, (stacked, jnp.arange(count)))
+    inside = []
+    for i in range(count):
+        x, read = step(leaves[str(i)], x, i)
+        inside.append(read)
+    return x, layers_.stack_captured(inside)
+
+
+def _remat(layer: Layer, what: str, scans: bool) -> Layer:
+    if what == "none":
+        return layer
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if what == "dots" else None
+    # In a loop nothing can be merged with the forward pass, so that no barrier is needed.
+    return jax.checkpoint(layer, policy=policy, prevent_cse=not scans, static_argnums=() if scans else (2,))

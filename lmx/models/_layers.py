@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, layout, tree
+from lmx.core import execution, functions, layout, tree
 from lmx.core import rng as rng_
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Array, Params, Taps
@@ -33,10 +33,11 @@ class Dense(nnx.Module):
     def __init__(self, fan_in: int, fan_out: int, *, scale: float) -> None:
         self.kernel = leaf((fan_in, fan_out), nnx.initializers.normal(scale))
         self.bias = leaf((fan_out,), nnx.initializers.zeros)
+        self.names: tuple[str, ...] = ()  # of the kernel's axes; `Blueprint` fills them in
 
     def __call__(self, x: Array) -> Array:
         """(..., in) -> (..., out)."""
-        return functions.dense(x, self.kernel[...], self.bias[...])
+        return functions.dense(x, self.kernel[...], self.bias[...], self.names)
 
 
 class LayerNorm(nnx.Module):
@@ -61,10 +62,12 @@ class Embedding(nnx.Module):
 
     def __init__(self, rows: int, width: int, *, scale: float) -> None:
         self.embedding = leaf((rows, width), nnx.initializers.normal(scale))
+        self.names: tuple[str, ...] = ()  # of the table's axes; `Blueprint` fills them in
 
     def __call__(self, ids: Array) -> Array:
-        """ids (...) -> (..., D)."""
-        return jnp.take(self.embedding[...], ids, axis=0)
+        """ids (...) -> (..., D), in the compute type."""
+        table = self.embedding[...]
+        return functions.look_up(table, ids, self.names, execution.compute(table.dtype))
 
 
 class Blueprint:
@@ -81,13 +84,19 @@ class Blueprint:
             "/".join(map(str, path)): variable.get_metadata()["init"]
             for path, variable in nnx.to_flat_state(state)
         }
-        self._names = {path: layout.names_of(f"{prefix}/{path}", axes) for path in self.shapes}
+        self._names = {
+            path.rpartition("/")[0]: layout.names_of(f"{prefix}/{path}", axes)
+            for path, spec in self.shapes.items()
+            if len(spec.shape) == 2
+        }
 
     def bind(self, leaves: Params) -> Any:
-        """Return the module with these leaves, a nested dict, as a device needs them; differentiable in
-        them."""
-        here = tree.map_named(lambda path, leaf: layout.gathered(leaf, self._names[path]), leaves)
-        return nnx.merge(self._graphdef, here)
+        """Return the module with these leaves, a nested dict; differentiable in them."""
+        bound = nnx.merge(self._graphdef, leaves)
+        for path, module in nnx.iter_modules(bound):
+            if isinstance(module, Dense | Embedding):
+                module.names = self._names["/".join(map(str, path))]
+        return bound
 
     def start(self, key: Array, prefix: str) -> Params:
         """Return fresh leaves; each depends on (key, prefix + its path) alone."""

@@ -103,7 +103,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Array,
-        layer: int,
+        layer: Array | int,
         *,
         mask: Array,
         keys: Array | None,
@@ -184,19 +184,24 @@ def build(config: Config) -> Model:
         x = embed.bind(params["embed"])(ids, types, sequence_.position_ids(batch, ids.shape[1], None))
         x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured))
         mask = sequence_.visible_both_ways(batch)
-        inside = []
-        for i in range(config.layers):
-            below, bound = x, block.bind(params["block"][str(i)])
-            x, read = bound(x, i, mask=mask, keys=keys, tapper=tapper)
-            inside.append(read)
+
+        def layer(leaves: Params, x: Array, i: Any, first: bool = False) -> tuple[Array, dict[str, Any]]:
+            return block.bind(leaves)(x, i, mask=mask, keys=keys, tapper=tapper, first=first)
+
+        last = config.layers - 1 if config.pooler and not tapper.taps else config.layers
+        x, inside = blocks_.through(layer, params["block"], x, last)
+        top = x
+        if last < config.layers:
+            # Under jit the last block costs its first place alone where nothing but the summary is read.
+            leaves, below = params["block"][str(last)], x
+            x, top = (layer(leaves, below, last, first=first)[0] for first in (False, True))
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}
         if config.pooler:
-            # Under jit the last block costs its first place alone where nothing but the summary is read.
-            top = x if tapper.taps else bound(below, i, mask=mask, keys=keys, tapper=tapper, first=True)[0]
+            top = x if tapper.taps else top
             outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(top[:, 0]))
         if tapper.taps:
-            outputs["taps"] = {**captured, **layers_.stack_captured(inside)}
+            outputs["taps"] = {**captured, **inside}
         return outputs
 
     return Model(

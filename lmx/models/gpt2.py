@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, layout, tree
+from lmx.core import execution, functions, layout, tree
 from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, Table
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
@@ -104,7 +104,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Array,
-        layer: int,
+        layer: Array | int,
         *,
         mask: Array,
         keys: Array | None,
@@ -120,12 +120,14 @@ class Block(nnx.Module):
             key, value = sequence_.remembered(cache)
         causal = cache is None  # with a cache the queries stand behind its keys, not beside their own
         scale = 1 / math.sqrt(query.shape[-1]) if config.scale_attention else 1.0
+        if config.scale_attention_by_layer:
+            query = (query / (layer + 1)).astype(query.dtype)
         mixed = blocks_.attention(
             query,
             key,
             value,
             mask,
-            scale / (layer + 1) if config.scale_attention_by_layer else scale,
+            scale,
             layer=layer,
             causal=causal,
             upcast=config.upcast_attention,
@@ -181,20 +183,22 @@ def build(config: Config) -> Model:
         x = embed.bind(params["embed"])(batch["input_ids"], sequence_.position_ids(batch, time, cache))
         x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_embed, keys, 0), 0, captured))
         mask = sequence_.visible(batch, time, cache)
-        inside = []
-        for i in range(config.layers):
+
+        def layer(leaves: Params, x: Array, i: Any) -> tuple[Array, dict[str, Any]]:
             seat = sequence_.layer_cache(cache, i)
-            x, read, seat = block.bind(params["block"][str(i)])(
-                x, i, mask=mask, keys=keys, tapper=tapper, cache=seat
-            )
-            inside.append(read)
+            x, read, seat = block.bind(leaves)(x, i, mask=mask, keys=keys, tapper=tapper, cache=seat)
             if cache is not None:
                 cache["layer"][str(i)] = seat
+            return x, read
+
+        # A cache has a seat of its own in each layer, and no backward pass.
+        with execution.on(execution.current() if cache is None else execution.plain()):
+            x, inside = blocks_.through(layer, params["block"], x, config.layers)
         x = tapper("final", final.bind(params["final"])(x), config.layers, captured)
         rows = jnp.arange(x.shape[0])
         outputs: Outputs = {"hidden": x, "pooled": x[rows, sequence_.last_real(batch)]}
         if tapper.taps:
-            outputs["taps"] = {**captured, **layers_.stack_captured(inside)}
+            outputs["taps"] = {**captured, **inside}
         if cache is not None:
             outputs["cache"] = sequence_.advance(cache, time)
         return outputs

@@ -1,0 +1,82 @@
+"""How a model is executed: the type it computes in, what its backward pass keeps, how its layers lie."""
+
+No choice here changes what is computed but for rounding; each is proven against the plain path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmx.core.errors import UserError, did_you_mean
+
+COMPUTE = ("float32", "bfloat16", "float16")
+REMAT = ("none", "block", "dots")
+LAYERS = ("unrolled", "scanned")
+ATTENTION = ("xla", "cudnn", "splash")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The choices.
+
+    compute: the type of activations and products, None for that of the parameters; sums, norms, softmaxes and
+    losses are in f32 at least whatever it is. remat: what of each block is computed again in the backward
+    pass: "none" keeps what the backward pass needs, "dots" keeps products alone, "block" each block's input
+    alone. layers: "scanned" compiles one block and loops over the layers. attention: who computes it.
+    Errors: UserError for a choice that there is not.
+    """
+
+    compute: str | None = None
+    remat: str = "none"
+    layers: str = "unrolled"
+    attention: str = "xla"
+
+    def __post_init__(self) -> None:
+        known = {"remat": REMAT, "layers": LAYERS, "attention": ATTENTION, "compute": COMPUTE}
+        for name, values in known.items():
+            value = getattr(self, name)
+            if value not in values and not (name == "compute" and value is None):
+                hint = did_you_mean(str(value), values)
+                raise UserError(f"execution.{name}={value!r}{hint}; expected {', '.join(values)}")
+
+
+_PLAIN = Execution()
+_CURRENT: ContextVar[Execution] = ContextVar("execution", default=_PLAIN)
+
+
+@contextmanager
+def on(execution: Execution) -> Iterator[None]:
+    """Execute what is traced within in this way."""
+    before = _CURRENT.set(execution)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(before)
+
+
+def current() -> Execution:
+    """Return how what is traced now is executed."""
+    return _CURRENT.get()
+
+
+def plain() -> Execution:
+    """Return the current choices without those that a loop over layers or a backward pass asks for."""
+    return dataclasses.replace(current(), remat="none", layers="unrolled")
+
+
+def compute(own: Any) -> str:
+    """Return the name of the type to compute in; own: that of the parameters."""
+    return _CURRENT.get().compute or str(jnp.dtype(own))
+
+
+def suits() -> str | None:
+    """Return the compute type that suits the device: bf16, but the parameters' own on CPUs."""
+    return None if jax.default_backend() == "cpu" else "bfloat16"
