@@ -97,6 +97,9 @@ def get_config() -> ConfigDict:
     c.plateau = ConfigDict({"factor": 1.0, "patience": 2, "least": 0.0, "floor": 0.0, "rest": 0})  # 1.0: off
     c.samples = ConfigDict({"prompts": ("",), "tokens": 64, "temperature": 0.8, "top_k": 40})
     # devices: data shares the batch, fsdp the batch and the state, tensor each layer; -1: all that are left
+    # compute: the type of activations, auto for bfloat16 but on CPUs; remat: what the backward pass computes
+    # again, none, dots (all but products) or block; layers: unrolled or scanned, which compiles one
+    c.execution = ConfigDict({"compute": "auto", "remat": "none", "layers": "unrolled", "attention": "xla"})
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     c.export = True  # write WORKDIR/export, a Hugging Face folder, at the end
     return c

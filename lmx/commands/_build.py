@@ -12,8 +12,10 @@ from typing import Any
 
 import jax
 
+from lmx.core import execution as execution_
 from lmx.core import layout, plugin, rows
 from lmx.core.errors import UserError, did_you_mean
+from lmx.core.execution import Execution
 from lmx.core.hf_table import HeadTable, Table
 from lmx.core.types import Model, Objective
 from lmx.core.vocabulary import Vocabulary
@@ -43,6 +45,14 @@ def model(config: Mapping[str, Any]) -> Model:
     if "tasks" in config:
         return members(config).model
     return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
+
+
+def execution(config: Mapping[str, Any]) -> Execution:
+    """Return how a config's model is executed; the plain way where it does not say."""
+    given = dict(config.get("execution", {}))
+    if given.get("compute") == "auto":
+        given["compute"] = execution_.suits()
+    return Execution(**given)
 
 
 def axes(config: Mapping[str, Any]) -> layout.Axes:

@@ -53,8 +53,9 @@ class Judge:
         self._metrics, self._lower = metrics_of(config, task)
         # What is reported must not depend on how far a batch was filled up, as question answering's loss may.
         loss = _build.loss(config, padding=False)
-        self._with_loss = predict.build(model, task.OUTPUTS, loss, mesh=mesh)
-        self._alone = predict.build(model, task.OUTPUTS, None, mesh=mesh)
+        how = _build.execution(config)
+        self._with_loss = predict.build(model, task.OUTPUTS, loss, mesh=mesh, how=how)
+        self._alone = predict.build(model, task.OUTPUTS, None, mesh=mesh, how=how)
 
     def predictions(
         self, params: Any, split: _examples.Split, *, targets: bool = True

@@ -72,7 +72,7 @@ class Packed:
         self.facts = {name: manifests[-1][name] for name in ("counts", "splits", "sources")}
         self.facts["fingerprint"] = self.fingerprint
         self._metric = metric(task, manifests[-1]["splits"]["validation"])
-        self._evaluate = evaluate.build(self.objective(), mesh=mesh)
+        self._evaluate = evaluate.build(self.objective(), mesh=mesh, how=_build.execution(config))
 
     def _joined(self, first: batches_.Batches, second: batches_.Batches) -> batches_.Stages:
         unit = {"tokens_per_step": self.per_step, "steps_per_epoch": first.steps_per_epoch}

@@ -102,6 +102,7 @@ class Session:
             seed=config["seed"],
             mesh=mesh,
             axes=_build.axes(config),
+            how=_build.execution(config),
             parts=config["batch"]["parts"],
             whole=dict if members else getattr(_build.task(config), "whole", dict),
             moves=None if members is None else members.moves,

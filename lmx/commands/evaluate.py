@@ -165,7 +165,12 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     text = _wire.tokenizer(found)
     encode = _build.encoder({**found.config, "seed": manifest["settings"]["seed"]}, text.vocabulary())
     whole = batches.whole(source, size=size, encode=encode)
-    sums = evaluate.over(evaluate.build(objective, mesh=mesh), found.params, whole, mesh=mesh)
+    sums = evaluate.over(
+        evaluate.build(objective, mesh=mesh, how=_build.execution(found.config)),
+        found.params,
+        whole,
+        mesh=mesh,
+    )
     figures = _packed.metric(task, manifest["splits"][options.split]).finish(sums)
     return {"split": options.split, "step": found.step, "tokens": int(sums["tokens"]), **figures}
 

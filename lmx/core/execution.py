@@ -1,4 +1,4 @@
-"""How a model is executed: the type it computes in, what its backward pass keeps, how its layers lie."""
+"""How a model is executed: the type it computes in, what its backward pass keeps, how its layers lie.
 
 No choice here changes what is computed but for rounding; each is proven against the plain path.
 """
@@ -48,8 +48,10 @@ class Execution:
                 raise UserError(f"execution.{name}={value!r}{hint}; expected {', '.join(values)}")
 
 
-_PLAIN = Execution()
-_CURRENT: ContextVar[Execution] = ContextVar("execution", default=_PLAIN)
+PLAIN = Execution()
+"""All in the parameters' own type, everything kept, layer after layer."""
+
+_CURRENT: ContextVar[Execution] = ContextVar("execution", default=PLAIN)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +43,15 @@ def dense(x: Array, kernel: Array, bias: Array, names: Names = ()) -> Array:
     flattened first: the weight gradient of a three-dimensional product contracts over two axes, which XLA
     computes slowly on CPUs (1.4 times the whole step of a GPT-2 124M).
     """
-    y = product(x.reshape(-1, x.shape[-1]), kernel, names) + bias.astype(x.dtype)[None, :]
+    y = product(x.reshape(-1, x.shape[-1]), kernel, names)
+    y = (y + bias.astype(y.dtype)[None, :]).astype(x.dtype)  # so that the bias's gradient adds up in f32
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: Array, kernel: Array, names: Names) -> Array:
-    """(N, I), (I, O) -> (N, O): `dense` without a bias."""
-    return _product(x, layout.gathered(kernel.astype(x.dtype), names), ((1,), (0,)), x.dtype)
+    """(N, I), (I, O) -> (N, O), in f32 at least: `dense` without a bias."""
+    return _product(x, layout.gathered(kernel.astype(x.dtype), names), ((1,), (0,)))
 
 
 def _product_forward(x: Array, kernel: Array, names: Names) -> tuple[Array, tuple[Array, Array]]:
@@ -60,21 +60,20 @@ def _product_forward(x: Array, kernel: Array, names: Names) -> tuple[Array, tupl
 
 def _product_backward(names: Names, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    whole = layout.gathered(kernel.astype(x.dtype), names)
-    d_kernel = _product(x, d_y, ((0,), (0,)), kernel.dtype)
-    return _product(d_y, whole, ((1,), (1,)), x.dtype), layout.scattered(d_kernel, names)
+    whole, d_y = layout.gathered(kernel.astype(x.dtype), names), d_y.astype(x.dtype)
+    d_kernel = _product(x, d_y, ((0,), (0,))).astype(kernel.dtype)
+    return _product(d_y, whole, ((1,), (1,))).astype(x.dtype), layout.scattered(d_kernel, names)
 
 
 product.defvjp(_product_forward, _product_backward)
 
 
-def _product(left: Array, right: Array, axes: tuple[tuple[int], tuple[int]], to: Any) -> Array:
+def _product(left: Array, right: Array, axes: tuple[tuple[int], tuple[int]]) -> Array:
     """Contract one axis of each matrix; sums in f32 at least."""
     wide = np.promote_types(left.dtype, np.float32)
-    made = jax.lax.dot_general(
+    return jax.lax.dot_general(
         left, right, (axes, ((), ())), precision=PRECISION, preferred_element_type=wide
     )
-    return made.astype(to)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -121,7 +121,7 @@ class Block(nnx.Module):
         causal = cache is None  # with a cache the queries stand behind its keys, not beside their own
         scale = 1 / math.sqrt(query.shape[-1]) if config.scale_attention else 1.0
         if config.scale_attention_by_layer:
-            query = (query / (layer + 1)).astype(query.dtype)
+            query = query / jnp.asarray(layer + 1).astype(query.dtype)
         mixed = blocks_.attention(
             query,
             key,

@@ -61,12 +61,14 @@ def shapes(config: Encoder) -> dict[str, tuple[int, ...]]:
 def predict(params: Params, hidden: Array, config: Encoder) -> Array:
     """(B, T, D) -> logits (B, T, V)."""
     head = params["head"]
-    x = functions.activation(config.activation)(functions.dense(hidden, **head["dense"]))
+    x = functions.activation(config.activation)(
+        functions.dense(hidden, **head["dense"], names=("width", "pooled"))
+    )
     flat = functions.layer_norm(
         x.reshape(-1, x.shape[-1]), head["norm"]["scale"], head["norm"]["bias"], config.norm_epsilon
     )
     kernel = head["kernel"] if "kernel" in head else params["embed"]["token"]["embedding"].T
-    logits = jnp.dot(flat, kernel, precision=functions.PRECISION) + head["bias"][None, :]
+    logits = functions.product(flat, kernel, ("width", "vocab")) + head["bias"][None, :]
     return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import layout
+from lmx.core import functions, layout
 from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums
 from lmx.tasks import _heads
@@ -67,7 +66,7 @@ def project(params: Params, hidden: Array) -> Array:
     """(B, T, D) -> logits (B, T, V), from the head's matrix or the tied embeddings."""
     flat = hidden.reshape(-1, hidden.shape[-1])
     kernel = params["head"]["kernel"] if "head" in params else params["embed"]["token"]["embedding"].T
-    logits = jnp.dot(flat, kernel, precision=jax.lax.Precision.HIGHEST)
+    logits = functions.product(flat, kernel, ("width", "vocab"))
     return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])
 
 

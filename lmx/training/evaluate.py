@@ -8,18 +8,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmx.core import layout
+from lmx.core import execution, layout
 from lmx.core import mesh as mesh_
+from lmx.core.execution import PLAIN, Execution
 from lmx.core.types import Batch, Objective, Params, Sums
 
 Evaluate = Callable[[Params, Batch], Sums]
 
 
-def build(objective: Objective, *, mesh: Mesh) -> Evaluate:
+def build(objective: Objective, *, mesh: Mesh, how: Execution = PLAIN) -> Evaluate:
     """Return (params, batch) -> metric sums, jitted, without dropout."""
 
     def evaluate(params: Params, batch: Batch) -> Sums:
-        with layout.on(mesh):
+        with layout.on(mesh), execution.on(how):
             return objective(params, batch, None)[2]
 
     return jax.jit(  # the parameters stay as they lie

@@ -8,15 +8,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmx.core import layout
+from lmx.core import execution, layout
 from lmx.core import mesh as mesh_
+from lmx.core.execution import PLAIN, Execution
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Sums
 
 Loss = Callable[[Outputs, Batch], tuple[Array, Array, Sums]]
 Predict = Callable[[Params, Batch], tuple[dict[str, Array], Sums]]
 
 
-def build(model: Model, outputs: Sequence[str], loss: Loss | None, *, mesh: Mesh) -> Predict:
+def build(
+    model: Model, outputs: Sequence[str], loss: Loss | None, *, mesh: Mesh, how: Execution = PLAIN
+) -> Predict:
     """Return (params, batch) -> ({name: output (B, ...)}, sums), jitted, without dropout.
 
     outputs: which of the model's to give. loss: its sum and weight are the sums; without one there are none.
@@ -24,7 +27,7 @@ def build(model: Model, outputs: Sequence[str], loss: Loss | None, *, mesh: Mesh
 
     def predict(params: Params, batch: Batch) -> tuple[dict[str, Array], Sums]:
         sums: Sums = {}
-        with layout.on(mesh):
+        with layout.on(mesh), execution.on(how):
             found = model.apply(params, batch)
             if loss is not None:
                 total, weight, _ = loss(found, batch)

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lmx.core import layout, rng, tree
+from lmx.core import execution, layout, rng, tree
 from lmx.core import mesh as mesh_
+from lmx.core.execution import PLAIN, Execution
 from lmx.core.types import Array, Batch, Model, Objective, Params, Sums
 from lmx.training import accumulate
 from lmx.training import state as state_
@@ -29,6 +30,7 @@ def build(
     seed: int,
     mesh: Mesh,
     axes: layout.Axes = (),
+    how: Execution = PLAIN,
     parts: int = 1,
     whole: Callable[[Batch], Batch] = dict,
     moves: Callable[[Batch, str], bool] | None = None,
@@ -37,12 +39,12 @@ def build(
 
     The gradient is that of the loss sum divided by the weight (the number of real tokens) of the global
     batch, taken for the leaves that are trainable: no other leaf is moved, by decay neither. Dropout's key
-    derives from (seed, step, "dropout"). mesh, axes: as in `state.start`. parts: the batch is taken in so
-    many parts, one after the other, in the memory of one. whole: adds to a batch what the objective needs of
-    all of it, before it is cut. moves: (batch, path) -> whether the leaf may move with this batch, told by
-    the batch's structure alone; the optimizer does not see the others, so that they stay as they are, and so
-    does what it remembers of them, bit for bit. The sums are the objective's, with `loss`, `weight`, and
-    `grad_norm` before clipping.
+    derives from (seed, step, "dropout"). mesh, axes: as in `state.start`. how: the model is executed. parts:
+    the batch is taken in so many parts, one after the other, in the memory of one. whole: adds to a batch
+    what the objective needs of all of it, before it is cut. moves: (batch, path) -> whether the leaf may move
+    with this batch, told by the batch's structure alone; the optimizer does not see the others, so that they
+    stay as they are, and so does what it remembers of them, bit for bit. The sums are the objective's, with
+    `loss`, `weight`, and `grad_norm` before clipping.
     """
 
     def moving(params: Params, batch: Batch) -> Params:
@@ -53,7 +55,7 @@ def build(
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, moving(state.params, batch))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
-        with layout.on(mesh):
+        with layout.on(mesh), execution.on(how):
             summed, weight, sums = of(chosen, whole(batch))
         share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
         gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)
