@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "continue a prompt with a checkpoint",
     "import-hf": "read a Hugging Face folder, or a model of the hub, into an lmx checkpoint",
     "export-hf": "write a checkpoint as a Hugging Face folder",
+    "compile": "what a train step costs on a slice of chips that need not be there: memory, messages, time",
     "verify": "check an import or an export against its certificate, and against torch",
     "report": "write report.html of a run again",
 }

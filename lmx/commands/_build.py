@@ -47,11 +47,14 @@ def model(config: Mapping[str, Any]) -> Model:
     return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
 
 
-def execution(config: Mapping[str, Any]) -> Execution:
-    """Return how a config's model is executed; the plain way where it does not say."""
+def execution(config: Mapping[str, Any], backend: str | None = None) -> Execution:
+    """Return how a config's model is executed; the plain way where it does not say.
+
+    backend: JAX's name of the devices, None for those that are there.
+    """
     given = dict(config.get("execution", {}))
     if given.get("compute") == "auto":
-        given["compute"] = execution_.suits()
+        given["compute"] = execution_.suits(backend)
     return Execution(**given)
 
 

@@ -79,6 +79,6 @@ def compute(own: Any) -> str:
     return _CURRENT.get().compute or str(jnp.dtype(own))
 
 
-def suits() -> str | None:
-    """Return the compute type that suits the device: bf16, but the parameters' own on CPUs."""
-    return None if jax.default_backend() == "cpu" else "bfloat16"
+def suits(backend: str | None = None) -> str | None:
+    """Return the compute type that suits the devices: bf16, but the parameters' own on CPUs."""
+    return None if (backend or jax.default_backend()) == "cpu" else "bfloat16"

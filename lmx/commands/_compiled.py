@@ -1,0 +1,227 @@
+"""A train step compiled for devices that are described, not there, wired: for `lmx compile`."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmx import optim
+from lmx.commands import _build, prepare
+from lmx.core import mesh as mesh_
+from lmx.core import tree
+from lmx.core.errors import UserError
+from lmx.core.vocabulary import Vocabulary
+from lmx.costs import chips, flops, messages, roofline
+from lmx.training import state as state_of
+from lmx.training import step as step_of_
+
+TPU = "the TPU compiler is not installed; pip install 'lmx[tpu]' brings it, on a machine without a TPU too"
+
+RESERVED = 0.05
+"""Share of a chip's memory that the runtime keeps for itself."""
+
+STEPS = 1000
+"""Steps of the schedule, where the config's own number depends on the data: no program depends on it."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a step costs. rows: of the batch, a chip. Bytes and operations are of one chip; seconds: what
+    compiling took. over: what the compiler said where the step fits no chip; then the rest is 0.
+    """
+
+    rows: float
+    seconds: float
+    arguments: int = 0
+    temporaries: int = 0
+    operations: float = 0.0
+    moved: float = 0.0
+    model: float = 0.0
+    messages: tuple[messages.Message, ...] = ()
+    limit: float | None = None
+    over: str = ""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of a chip's memory that the step needs at once."""
+        return self.arguments + self.temporaries
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip has that."""
+        return not self.over and (self.limit is None or self.memory <= self.limit * (1 - RESERVED))
+
+
+def devices(slice_: chips.Slice) -> Sequence[Any]:
+    """Return the devices of a slice, described. Errors: UserError where their compiler is not there, or knows
+    no such slice."""
+    if slice_.chip.name == "cpu":
+        try:
+            jax.config.update("jax_num_cpu_devices", slice_.chips)
+        except RuntimeError as error:
+            if len(jax.devices("cpu")) != slice_.chips:
+                raise UserError(
+                    f"topology {slice_.name}: this process has other CPU devices already"
+                ) from error
+        return jax.devices("cpu")
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(TPU)
+    from jax.experimental import topologies
+
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no TPU is asked what it is
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=slice_.name).devices
+    except Exception as error:  # whatever the compiler's library raises
+        raise UserError(
+            f"topology {slice_.name}: the TPU compiler knows no such slice ({_first(error)}); chips come in "
+            f"shapes such as {slice_.chip.name}:{chips.example(slice_.chip.name)}"
+        ) from error
+
+
+def step_of(config: Mapping[str, Any], mesh: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Return (the step, its state as shapes, its batch as shapes) of a pretraining config on a mesh."""
+    if config["model"].get("vocab_size") is None:
+        raise UserError("model.vocab_size is for the data to tell; give one: --config.model.vocab_size=50257")
+    model, axes = _build.model(config), _build.axes(config)
+    own = {name: value for name, value in config["optim"].items() if name not in optim.DURATIONS}
+    _, optimizer = optim.make(total=STEPS, **{**own, "warmup": 0})
+    how = _build.execution(config, backend=mesh.devices.flat[0].platform)
+    made = step_of_.build(
+        model,
+        _build.objective(config, model),
+        optimizer,
+        seed=0,
+        mesh=mesh,
+        axes=axes,
+        how=how,
+        parts=config["batch"]["parts"],
+        whole=getattr(_build.task(config), "whole", dict),
+    )
+    mesh_.check_batch(config["batch"]["size"], mesh)
+    place = mesh_.by_example(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config["batch"]["size"], *rows.shape[1:]), rows.dtype, sharding=place)
+        for name, rows in _rows(config).items()
+    }
+    return made, state_of.abstract(model, optimizer, mesh=mesh, axes=axes), batch
+
+
+def _rows(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return one row as the task makes it of prepared rows."""
+    length = config["batch"]["length"]
+    wide = length + (prepare.layout_of(config) == "packed")
+    size = config["model"]["vocab_size"]
+    known = Vocabulary(size, mask=1, special=np.arange(2), inner=np.zeros(size, bool))
+    rows = {
+        "tokens": np.full((1, wide), 2, np.int32),
+        "segment_ids": np.ones((1, wide), np.int32),
+        "position_ids": np.arange(wide, dtype=np.int32)[None],
+        "label": np.zeros(1, np.int32),
+        "index": np.zeros(1, np.int64),
+        "epoch": np.zeros(1, np.int64),
+    }
+    made = _build.encoder({**config, "seed": 0}, known)(rows)
+    return {**made, "example_index": np.zeros(1, np.int32)}
+
+
+def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -> Compiled:
+    """Return what the step of a config costs on a slice."""
+    mesh = mesh_.make(**config["mesh"], devices=there)
+    made, state_, batch = step_of(config, mesh)
+    rows, began = config["batch"]["size"] / mesh.size, time.monotonic()
+    try:
+        compiled = made.func.lower(*made.args, state_, batch).compile()
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error):
+            raise
+        return Compiled(rows, time.monotonic() - began, over=_wanted(error))
+    seconds, sizes = time.monotonic() - began, compiled.memory_analysis()
+    leaves = tree.flatten(state_.params)
+    parameters = sum(x.size for path, x in leaves.items() if "/position/" not in path)
+    tokens = config["batch"]["size"] * config["batch"]["length"]
+    model = config["model"]
+    per_token = flops.trained(
+        parameters, layers=model["layers"], width=model["width"], length=config["batch"]["length"]
+    )
+    cost = compiled.cost_analysis() or {}
+    return Compiled(
+        rows,
+        seconds,
+        arguments=sizes.argument_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes + max(0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes),
+        operations=flops.of(made, state_, batch) / mesh.size,
+        moved=float(cost.get("bytes accessed", 0.0)),
+        model=per_token * tokens / mesh.size,
+        messages=tuple(messages.found(compiled.as_text(), mesh.size)),
+        limit=slice_.chip.memory,
+    )
+
+
+def largest(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -> tuple[int, int]:
+    """Return (the most rows a chip that fit, how many steps were compiled to find it)."""
+    mesh = mesh_.make(**config["mesh"], devices=there)
+    tried: dict[int, bool] = {}
+
+    def fits(rows: int) -> bool:
+        size = rows * mesh.size
+        tried[rows] = step({**config, "batch": {**config["batch"], "size": size}}, slice_, there).fits
+        return tried[rows]
+
+    high = 1
+    while high <= 4096 and fits(high):
+        high *= 2
+    low = high // 2
+    while high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low, len(tried)
+
+
+def _wanted(error: Exception) -> str:
+    """Return what of a compiler's complaint says how much it wanted."""
+    match = re.search(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", str(error))
+    return f"it needs {match[1]}B of {match[2]}B" if match else _first(error)
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def told(found: Compiled, slice_: chips.Slice) -> str:
+    """Return what a step costs, as lines for people."""
+    chips_ = f"{slice_.chips} chip{'s' * (slice_.chips > 1)}"
+    lines = [f"{slice_.name}: {chips_}, {found.rows:g} rows each; compiled in {found.seconds:.0f} s"]
+    if found.over:
+        help_ = "lower batch.size, raise mesh.fsdp, or set execution.remat=block"
+        return "\n".join([*lines, f"does not fit: {found.over}; {help_}"])
+    parts = {"arguments": found.arguments, "temporaries": found.temporaries, "total": found.memory}
+    said = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items())
+    if found.limit is not None:
+        said += f" of {found.limit / 1e9:g} GB ({found.memory / found.limit:.0%})"
+        said += "" if found.fits else "; does not fit"
+    lines.append(f"memory of a chip: {said}")
+    done, needed = found.operations / 1e12, found.model / 1e12
+    lines.append(f"operations of a chip: {done:.3g} TFLOP, of which training needs {needed:.3g}")
+    lines += [
+        f"{one.kind}: {one.count} x {one.size / 1e6:.3g} MB among {one.group}, "
+        f"{one.sent / 1e6:.4g} MB sent by each"
+        for one in found.messages
+    ] or ["no messages between chips"]
+    sent = math.fsum(one.sent for one in found.messages)
+    bounds = roofline.bounds(
+        slice_.chip, operations=found.operations, moved=found.moved, sent=sent, model=found.model
+    )
+    if bounds is not None:
+        times = {"operations": bounds.compute, "memory": bounds.memory, "links": bounds.links}
+        each = ", ".join(f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in times.items())
+        lines.append(f"a step takes at least {each}: {bounds.binds} bind, MFU at most {bounds.mfu:.0%}")
+    return "\n".join(lines)
