@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from lmx.commands import _export, _members, _platform, _wire
 from lmx.core import config as config_
-from lmx.core import log
+from lmx.core import log, processes
 from lmx.report import page
 from lmx.runs import facts
 
 if TYPE_CHECKING:
     from lmx.commands._session import Session
+    from lmx.core.types import Checkpoint
 
 
 def write_config(config: Mapping[str, Any], workdir: Path) -> None:
@@ -53,6 +55,13 @@ def finish(session: Session, made: int, say: Any) -> None:
     folder = session.workdir / "export"
     found = session.checkpoint(made)
     session.feed.finish(found.params, session.workdir)
+    found = (
+        dataclasses.replace(found, params=processes.whole(found.params)) if processes.count() > 1 else found
+    )
+    processes.by_first(lambda: _give_away(session, found, folder, say))
+
+
+def _give_away(session: Session, found: Checkpoint, folder: Path, say: Any) -> None:
     exports = _members.exports(found, folder) if session.config["export"] else {}
     if left := {target: one for target, one in exports.items() if not target.exists()}:
         say(f"writing the Hugging Face folder{'s' * (len(left) > 1)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from lmx import batches as batches_
@@ -58,6 +59,8 @@ class Packed:
                 size=part["batch"]["size"],
                 seed=config["seed"],
                 encode=encode,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
             )
             for part, folder in zip(parts, folders, strict=True)
         ]
@@ -90,7 +93,13 @@ class Packed:
 
     def figures(self, params: Any) -> dict[str, float]:
         """Return the task's figures on all held-out rows, `loss` among them."""
-        whole = batches_.whole(self._held_out, size=self._size, encode=self._judging)
+        whole = batches_.whole(
+            self._held_out,
+            size=self._size,
+            encode=self._judging,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         return self._metric.finish(evaluate.over(self._evaluate, params, whole, mesh=self._mesh))
 
     def finish(self, params: Any, workdir: Path) -> None:
@@ -98,7 +107,7 @@ class Packed:
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return each prompt of the config with its continuation."""
-        return _wire.samples(self._model, params, self._config, self._folder, step)
+        return _wire.samples(self._model, params, self._config, self._folder, step, mesh=self._mesh)
 
 
 def metric(task: ModuleType, split: Mapping[str, Any]) -> Metric:

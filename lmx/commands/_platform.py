@@ -11,12 +11,13 @@ from pathlib import Path
 
 def start() -> None:
     """Tune the allocator, keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or else in the
-    user's cache folder, and start the backend.
+    user's cache folder, join the other processes of the run, and start the backend. All but the first say
+    nothing from then on.
 
     To be called once all that a command needs is imported: from then on Ctrl-C raises KeyboardInterrupt.
     Errors: UserError where JAX finds no device.
     """
-    from lmx.core import stop
+    from lmx.core import log, processes, stop
     from lmx.core.errors import UserError, one_line
     from lmx.core.memory import tune_allocator
 
@@ -27,10 +28,13 @@ def start() -> None:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "lmx" / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    processes.join()
     try:
         jax.devices()
     except RuntimeError as error:
         raise UserError(f"JAX cannot start ({one_line(error)}); is JAX_PLATFORMS right?") from error
+    if not processes.first():
+        log.silence()
     stop.begun()
 
 

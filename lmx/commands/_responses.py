@@ -93,7 +93,8 @@ class Responses:
             "size": min(self._config["batch"]["size"], most),
             "mesh": self._mesh,
         }
-        params = jax.device_put(params, mesh_.replicated(self._mesh))
+        if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(params)):
+            params = jax.device_put(params, mesh_.replicated(self._mesh))  # else they lie on the mesh
         key = rng.stream_key(self._config["seed"], 0, "responses")
         if how.temperature == 0:
             new = greedy.generate(self._model, params, ids, key, **given)

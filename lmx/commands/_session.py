@@ -19,22 +19,20 @@ from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
-from lmx.core import tree
+from lmx.core import processes, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
 from lmx.training import loop, state, step
 from lmx.training.hooks import Hook, falls
 from lmx.training.members import Members
-from lmx.training.record import Recorder, diverged
+from lmx.training.record import Listener, Recorder, diverged
 
 Say = Callable[[str], None]
 
 
 def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
     """Prepare the data of a checked config and return its session."""
-    if jax.process_count() > 1:
-        raise UserError("training over several processes is not there yet; start one process")
     mesh = mesh_.make(**config["mesh"])
     mesh_.check_batch(config["batch"]["size"], mesh)
     feed: Feed
@@ -48,7 +46,7 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
         start = partial(_multi.params, resolved, say=say)
     elif config_.pretraining(config):
         own = "name" in config["model"]
-        folder, manifests = prepare.every(config, workdir, say=say)
+        folder, manifests = processes.after_first(lambda: prepare.every(config, workdir, say=say))
         resolved = _packed.resolve(_bodies.completed(config, workdir), manifests[0], folder)
         model = _build.model(resolved)
         feed = _packed.Packed(resolved, workdir, manifests, model=model, mesh=mesh)
@@ -177,14 +175,17 @@ class Session:
             )
         self.state = jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), self.state, self._wanted())
         if self._keep is not None:
-            self._keep()
+            processes.by_first(self._keep)
         return made
 
     def run(self, made: int, stopping: Any) -> int:
         """Train from step `made` to the end, or until `stopping`; return the steps made."""
-        self.record = Recorder(
-            self.workdir, start=made, total=self.total, per_step=self.feed.per_step, unit=self.feed.unit
-        )
+        if processes.first():
+            self.record: Recorder | Listener = Recorder(
+                self.workdir, start=made, total=self.total, per_step=self.feed.per_step, unit=self.feed.unit
+            )
+        else:
+            self.record = Listener(self.workdir)
         hooks = (
             Hook(self.every["log"], self._log, last=True, gather=True),
             Hook(self.every["evaluate"], self._evaluate),
@@ -201,7 +202,7 @@ class Session:
                     total=self.total,
                     mesh=self.mesh,
                     hooks=hooks,
-                    stopping=stopping,
+                    stopping=processes.asked_by_any(stopping, every=self.every["log"]),
                     satisfied=lambda: self.watch.stop,
                 )
         finally:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from lmx import tokenizer as tokenizers_
 from lmx.batches import Bucketed
 from lmx.commands import _bodies, _build, _examined, _examples, _judge, _labels
+from lmx.core import processes
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Objective
 
@@ -130,6 +131,8 @@ class Supervised:
             filler=filler,
             longest=batch["length"],
             multiple=batch["multiple"],
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         self.fingerprint, self.tokenizer = prepared.fingerprint, prepared.folder / "tokenizer"
         self.per_step = batch["size"]
@@ -173,8 +176,9 @@ class Supervised:
         judged = self.judge.judged(params, split)
         fields = [field.name for field in self._prepared.task.FIELDS if not field.target]
         names = self._prepared.config["facts"].get("names", ())
-        _examined.write(workdir, split.examples, judged, fields=fields, names=names)
-        _judge.write(workdir, judged)
+        if processes.first():
+            _examined.write(workdir, split.examples, judged, fields=fields, names=names)
+            _judge.write(workdir, judged)
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return nothing: these models write no text."""

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf, _members
 from lmx.core import config as config_
 from lmx.core import log, rng, tree
+from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
 from lmx.generation import sample
@@ -185,14 +187,17 @@ def read_json(path: Path) -> Any:
 
 
 def samples(
-    built: Model, params: Any, config: Mapping[str, Any], data: Path, step: int
+    built: Model, params: Any, config: Mapping[str, Any], data: Path, step: int, *, mesh: Mesh
 ) -> list[tuple[str, str]]:
-    """Return (prompt, continuation) for each prompt of the config; data: the prepared rows' folder."""
+    """Return (prompt, continuation) for each prompt of the config; data: the prepared rows' folder. mesh: on
+    which the parameters lie."""
     wanted = config["samples"]
     options = {name: wanted[name] for name in ("tokens", "temperature", "top_k")}
     text = tokenizers_.load(data / "tokenizer")
     key = rng.stream_key(config["seed"], step, "samples")
-    prompts = list(wanted["prompts"])
+    prompts, ways = list(wanted["prompts"]), mesh_.ways(mesh)
+    if mesh.size > 1:
+        options |= {"mesh": mesh, "size": -(-len(prompts) // ways) * ways}
     made = continuations(
         built,
         params,

@@ -7,6 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +67,13 @@ def train(
 
     again: the command that resumes it. tell: print at the end what was made.
     """
+    from lmx.core import processes
     from lmx.core.log import say
     from lmx.runs import lock
 
     given = checked(config, workdir)
-    with lock.hold(workdir):
-        return _train(given, workdir, again, say, tell)
+    with lock.hold(workdir) if processes.first() else nullcontext():
+        return _train(given, workdir, again, say, tell and processes.first())
 
 
 def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -99,22 +101,23 @@ def _train(
     config: dict[str, Any], workdir: Path, again: str, say: Any, tell: bool
 ) -> tuple[Checkpoint, signal.Signals | None]:
     from lmx.commands import _check, _finish, _session
+    from lmx.core import processes
     from lmx.training import interrupt
 
     began = time.monotonic()
-    _check.folder(config, workdir, cosmetic=COSMETIC)
+    processes.by_first(lambda: _check.folder(config, workdir, cosmetic=COSMETIC))
     session = _session.make(config, workdir, say)
     with interrupt.watch(say) as stopping:
         made = session.open()
-        _finish.write_config(config, workdir)
+        processes.by_first(lambda: _finish.write_config(config, workdir))
         if made >= session.total or session.watch.stop:
             say(f"{workdir}: done already, {made} steps; nothing to train")
             if not (workdir / "run.json").exists():
-                _finish.write_facts(session, made, began)
+                processes.by_first(lambda: _finish.write_facts(session, made, began))
         else:
             say(_finish.opening(session, made))
             made = session.run(made, stopping)
-            _finish.write_facts(session, made, began)
+            processes.by_first(lambda: _finish.write_facts(session, made, began))
     if made < session.total and not session.watch.stop:
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
         return session.checkpoint(made), stopping.signal

@@ -16,9 +16,18 @@ from typing import Any, TextIO
 
 from lmx.core.errors import UserError
 
+_SILENT: list[bool] = []
+
+
+def silence() -> None:
+    """Say nothing any more: another process speaks for this one."""
+    _SILENT.append(True)
+
 
 def say(text: str) -> None:
     """Write one line to stderr, above a progress bar that is running."""
+    if _SILENT:
+        return
     tqdm = sys.modules.get("tqdm")  # where nobody has imported it, no bar can be running
     if tqdm is not None and hasattr(tqdm, "tqdm"):
         tqdm.tqdm.write(text, file=sys.stderr)

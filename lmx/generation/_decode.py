@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lmx.core import layout
+from lmx.core import layout, processes
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.types import Array, Model, Params
@@ -55,10 +55,12 @@ def decode(
     forbidden = jnp.asarray(list(banned), jnp.int32)
     found: list[list[int]] = [[] for _ in prompts]
     for chosen, batch in _batches(prompts, size):
-        placed = mesh_.put(batch, mesh) if mesh is not None else jax.tree.map(jnp.asarray, batch)
+        placed = (
+            mesh_.put(processes.part(batch), mesh) if mesh is not None else jax.tree.map(jnp.asarray, batch)
+        )
         end = -1 if eos_id is None else eos_id
         new = _run(model, choose, tokens, end, mesh, params, placed, rng, forbidden)
-        for index, row in zip(chosen, np.asarray(new).tolist(), strict=False):
+        for index, row in zip(chosen, processes.whole(new).tolist(), strict=False):
             found[index] = _cut(row, eos_id)
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,12 @@ def _digest(flat: dict[str, Array], factors: dict[str, Array]) -> Array:
 
 
 def _leaf_digest(leaf: Array, factor: Array) -> Array:
-    bits = _bits(leaf).reshape(-1)
-    index = jax.lax.iota(jnp.uint32, bits.shape[0])
+    bits = _bits(leaf)
+    index = jnp.zeros((1,) * bits.ndim, jnp.uint32)
+    for axis, size in enumerate(bits.shape):  # not flattened, for that would put a leaf that is cut together
+        stride = jnp.uint32(math.prod(bits.shape[axis + 1 :]) & 0xFFFFFFFF)
+        along = jnp.arange(size, dtype=jnp.uint32) * stride
+        index = index + along.reshape((1,) * axis + (size,) + (1,) * (bits.ndim - 1 - axis))
     place = index * jnp.uint32(2654435761) + factor
     return jnp.sum(_mixed(bits ^ place), dtype=jnp.uint32)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmx.core import execution, layout
+from lmx.core import execution, layout, processes
 from lmx.core import mesh as mesh_
 from lmx.core.execution import PLAIN, Execution
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Sums
@@ -34,10 +34,10 @@ def build(
                 sums = {"loss": total, "weight": weight}
         return {name: found[name] for name in outputs}, sums
 
-    rows = mesh_.by_example(mesh)
-    return jax.jit(  # the parameters stay as they lie
-        predict, in_shardings=(None, rows), out_shardings=(rows, mesh_.replicated(mesh))
-    )
+    rows, whole = mesh_.by_example(mesh), mesh_.replicated(mesh)
+    # The parameters stay as they lie. Several processes each need all of what the model says.
+    given = rows if processes.count() == 1 else whole
+    return jax.jit(predict, in_shardings=(None, rows), out_shardings=(given, whole))
 
 
 def over(
@@ -55,7 +55,7 @@ def over(
     rows: dict[str, dict[int, np.ndarray]] = {}
     total: dict[str, float] = {}
     for indices, batch in batches:
-        found, sums = jax.device_get(predict(params, mesh_.put(batch, mesh)))
+        found, sums = jax.device_get(predict(params, mesh_.put(processes.part(batch), mesh)))
         for name, values in found.items():
             rows.setdefault(name, {}).update(zip(indices.tolist(), values, strict=False))
         for name, value in sums.items():

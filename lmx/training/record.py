@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import jax
@@ -38,6 +39,41 @@ def _losses(values: Sequence[Sums]) -> tuple[float, dict[str, float]]:
     return sum(steps) / len(steps), {f"{task}/loss": mean(f"{task}/loss", f"{task}/weight") for task in tasks}
 
 
+def _checked(workdir: Path, step: int, window: Sequence[Sums]) -> tuple[float, dict[str, float], float]:
+    """Return (loss, those of the tasks, gradient norm) of some steps. Errors: UserError where not finite."""
+    values = jax.device_get(list(window))
+    loss, by_task = _losses(values)
+    norm = float(values[-1]["grad_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise UserError(diverged(workdir, step, f"the loss is {loss}, the gradient norm {norm}"))
+    return loss, by_task, norm
+
+
+class Listener:
+    """What another process records; here nothing is written but errors are the same."""
+
+    def __init__(self, workdir: Path) -> None:
+        self.workdir = workdir
+        self.progress = self
+
+    def paused(self, what: str) -> AbstractContextManager[None]:
+        """Do nothing: no bar is there."""
+        return nullcontext()
+
+    def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
+        """Raise UserError where the loss or the gradient is not finite."""
+        _checked(self.workdir, step, window)
+
+    def evaluation(self, step: int, split: str, figures: Mapping[str, float]) -> None:
+        """Write nothing."""
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 class Recorder:
     """The record of one run.
 
@@ -65,11 +101,7 @@ class Recorder:
         do not add up.
         Errors: UserError where the loss or the gradient is not finite.
         """
-        values = jax.device_get(list(window))
-        loss, by_task = _losses(values)
-        norm = float(values[-1]["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(diverged(self.workdir, step, f"the loss is {loss}, the gradient norm {norm}"))
+        loss, by_task, norm = _checked(self.workdir, step, window)
         self.progress.update(step, loss)
         record = {"loss": loss, **by_task, "rate": rate, "grad_norm": norm}
         speed = self.progress.per_second

@@ -1,0 +1,169 @@
+"""Several processes that make one run: joining them, agreeing, and what one of them does for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from lmx.core.errors import UserError, one_line
+
+COORDINATOR, COUNT, INDEX = "LMX_COORDINATOR", "LMX_PROCESSES", "LMX_PROCESS"
+"""Environment variables: where the first process listens (HOST:PORT), how many there are, which this is."""
+
+AUTO = "auto"
+"""The value of LMX_PROCESSES with which JAX asks the cluster (Slurm, Cloud TPU, Kubernetes) for all three."""
+
+SILENCE = 20
+"""Seconds after which a process that says nothing is taken for dead, and the others end."""
+
+PATIENCE = "LMX_JOIN_SECONDS"
+"""Environment variable: seconds to wait for all processes at the start; 300 without it."""
+
+Found = TypeVar("Found")
+
+
+def join(environment: Mapping[str, str] = os.environ) -> None:
+    """Join the other processes of the run, where the environment names them, before JAX looks for devices.
+
+    Errors: UserError for variables that are missing or make no sense, and where the coordinator cannot be
+    reached.
+    """
+    given = {name: environment.get(name, "").strip() for name in (COORDINATOR, COUNT, INDEX)}
+    if given[COUNT] == AUTO:
+        _initialize("the cluster")
+        return
+    if not any(given.values()):
+        return
+    if missing := [name for name, value in given.items() if not value]:
+        raise UserError(
+            f"{', '.join(missing)} not set; several processes need {COORDINATOR}=HOST:PORT, {COUNT} and "
+            f"{INDEX}, or {COUNT}={AUTO} on a cluster that JAX knows"
+        )
+    count, index = _number(COUNT, given[COUNT], 1), _number(INDEX, given[INDEX], 0)
+    patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
+    if index >= count:
+        raise UserError(f"{INDEX}={index}, but {COUNT}={count}; expected 0 to {count - 1}")
+    if count > 1:
+        _initialize(
+            given[COORDINATOR],
+            coordinator_address=given[COORDINATOR],
+            num_processes=count,
+            process_id=index,
+            initialization_timeout=patience,
+        )
+
+
+def _initialize(where: str, **options: Any) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(**options, heartbeat_timeout_seconds=SILENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"cannot join the other processes by {where}: {one_line(error)}; are all of them started, and is "
+            "the address that of the first one?"
+        ) from error
+
+
+def _number(name: str, text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{name}={text!r}; expected a whole number of at least {least}")
+    return int(text)
+
+
+def count() -> int:
+    """Return how many processes make this run."""
+    return jax.process_count()
+
+
+def first() -> bool:
+    """Tell whether this process is the one that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def part(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return this process's rows of a global batch that each process has whole."""
+    if count() == 1:
+        return dict(batch)
+    size = len(next(iter(batch.values()))) // count()
+    mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+    return {name: rows[mine] for name, rows in batch.items()}
+
+
+def by_first(work: Callable[[], Found]) -> Found | None:
+    """Return what the first process's work gave, None in all others, which wait for it.
+
+    Errors: UserError in all of them where it failed in the first.
+    """
+    if count() == 1:
+        return work()
+    found, told = None, ""
+    if first():
+        try:
+            found = work()
+        except UserError as error:
+            told = str(error) or "it failed"
+    said = shared(told)
+    if said:
+        raise UserError(said)
+    return found
+
+
+def after_first(work: Callable[[], Found]) -> Found:
+    """Return what the work gives, done by the first process first and then by each other, which finds on the
+    disk what the first one left there.
+
+    Errors: UserError in all of them where it failed in the first.
+    """
+    found = by_first(work)
+    return found if found is not None else work()
+
+
+def asked_by_any(asked: Callable[[], bool], *, every: float) -> Callable[[], bool]:
+    """Return the question whether any process is asked to stop, for each step; it is put to the others every
+    so many steps, for all to answer alike."""
+    if count() == 1:
+        return asked
+    steps = 0
+
+    def agreed() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps % max(1, round(every)) == 0 and anyone(bool(asked()))
+
+    return agreed
+
+
+def shared(text: str) -> str:
+    """Return the first process's text in all of them."""
+    if count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    most = 4096
+    data = np.zeros(most, np.uint8)
+    raw = text.encode()[:most]
+    data[: len(raw)] = np.frombuffer(raw, np.uint8)
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(data))
+    return bytes(sent).rstrip(b"\0").decode(errors="replace")
+
+
+def anyone(flag: bool) -> bool:
+    """Tell whether the flag is up in any process; all of them must ask."""
+    if count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+
+
+def whole(tree: Any) -> Any:
+    """Return a tree of arrays as numpy arrays, whole in each process; all of them must ask."""
+    if count() == 1:
+        return jax.tree.map(np.asarray, jax.device_get(tree))
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
