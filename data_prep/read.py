@@ -215,8 +215,9 @@ def _cells(file: Path, whole: str, kind: str, field: str) -> Iterator[tuple[int,
     try:
         header = next(reader)
         if header.count(field) != 1:
+            count = header.count(field)
             raise UserError(
-                f"{file}: {header.count(field)} columns {field!r} in its first line; it has: "
+                f"{file}: {count or 'no'} column{'s' * (count > 1)} {field!r} in its first line; it has: "
                 f"{', '.join(header[:8])}; name the one with the text: --config.data.field=COLUMN"
             )
         place = header.index(field)

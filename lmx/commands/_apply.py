@@ -10,7 +10,7 @@ from typing import Any
 from lmx.commands import _build, _examples, _hf, _judge, _options, _supervised, _wire
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
-from lmx.core.errors import UserError
+from lmx.core.errors import UserError, did_you_mean
 from lmx.core.examples import Records
 from lmx.core.types import Checkpoint
 
@@ -41,8 +41,11 @@ class Applied:
             told = {field.name for field in self.task.FIELDS if field.target}
             examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
         text = _wire.tokenizer(self.found)
+        _examples.alike(rows, examples, self.config["facts"], how="--columns text_pair=")
         with _examples.located(rows):
             encoded = _examples.encode(examples, self.task, text, self.config, self.config["facts"])
+            if targets:
+                self.task.references(examples, facts=self.config["facts"])  # a row without one is told of
         return _examples.Split(rows, examples, encoded)
 
 
@@ -51,12 +54,23 @@ def supervised(found: Checkpoint) -> bool:
     return all(hasattr(_build.task(found.config), need) for need in _supervised.NEEDS)
 
 
+def no_task(found: Checkpoint) -> str:
+    """Return what to say of a checkpoint that has no task of examples."""
+    name = found.config["task"]["name"]
+    if name == "causal_lm":
+        return "a language model that was taught no task of examples; lmx generate continues texts with it"
+    what = "a body without a head" if name == "features" else f"a model of {name}"
+    return f"{what}, which was taught no task of examples; lmx train --config finetune/classify teaches one"
+
+
 def opened(found: Checkpoint, *, batch: int | None = None) -> Applied:
     """Return a checkpoint ready to be applied.
 
     Errors: UserError where its task is not one of examples, or it has no tokenizer.
     """
-    task = _build.task(found.config, needs=_supervised.NEEDS)
+    task = _build.task(found.config)
+    if not supervised(found):
+        raise UserError(no_task(found))
     config = dict(found.config)
     if "facts" not in config:
         config["facts"] = _facts(found)
@@ -98,10 +112,16 @@ def rows(
     Errors: UserError where there is neither.
     """
     given = applied.config.get("data")
+    known = [field.name for field in applied.task.FIELDS]
+    for field in where:
+        if field not in known:
+            hint = did_you_mean(field, known)
+            raise UserError(f"--columns {field}=...: no such field{hint}; the task has: {', '.join(known)}")
     if path is not None:
         kept = given if given is not None and given.get("name") == "table" else {"columns": {}}
         options = {name: kept[name] for name in ("header", "quoting", "delimiter") if name in kept}
-        form = format or kept.get("format")
+        plain = path.lower().removesuffix(".gz").endswith((".jsonl", ".parquet"))  # the ending says it all
+        form = format or (None if plain else kept.get("format"))
         own = kept["columns"]
         if path.lower().removesuffix(".gz").endswith(NAMED):
             own = {field: column for field, column in own.items() if not isinstance(column, int)}
@@ -112,7 +132,9 @@ def rows(
             **options,
             **({} if form is None else {"format": form}),
         }
-        return _examples.records({**applied.config, "data": data}, "test", applied.task, targets=targets)
+        given = {**applied.config, "data": data}
+        typed = _examples.as_argument
+        return _examples.records(given, "test", applied.task, targets=targets, typed=typed)
     if given is None or config_.pretraining(applied.config):
         raise UserError("this checkpoint has no examples of its own; name some: --data FILE")
     return _examples.records(applied.config, split, applied.task, targets=targets)

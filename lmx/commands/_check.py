@@ -12,6 +12,7 @@ from lmx.core import config as config_
 from lmx.core import mesh
 from lmx.core.errors import UserError
 from lmx.generation import sample
+from lmx.runs import lock
 
 
 def fields(config: Mapping[str, Any], workdir: Path) -> None:
@@ -122,6 +123,10 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
         if not path.exists():
             raise UserError(f"{workdir} holds checkpoints without a config.json; name another folder")
     else:
+        others = sorted({path.name for path in workdir.glob("*")} - {lock.NAME})
+        if others and not {"config.json", "run.json", "data", "given"} & set(others):
+            shown = ", ".join(others[:4]) + ", ..." * (len(others) > 4)
+            raise UserError(f"workdir {workdir} holds other files ({shown}) and no run; name a new folder")
         left = [name for name in ("run.json", "export") if (workdir / name).exists()]
         if left:
             raise UserError(

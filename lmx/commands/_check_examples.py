@@ -50,7 +50,7 @@ def _own(config: Mapping[str, Any], workdir: Path) -> None:
     source = plugin.find("lmx.sources", data["name"], needs=("source",)).source
     own = {name: value for name, value in data.items() if name not in ("name", "columns")}
     given = ("columns", "fields", "required")
-    _options.known(source, own, section="data", owner=data["name"], given=given)
+    _options.known(source, own, section="data", owner=data["name"], given=given, also=("columns",))
     if not isinstance(data.get("columns"), Mapping):
         raise UserError(
             f"data.columns={data.get('columns')!r}; expected field -> column, such as text=sentence"

@@ -35,6 +35,8 @@ def fine_tune(
     changes: Mapping[str, Any],
 ) -> Checkpoint:
     """Return the checkpoint of a fine-tuning run; see `lmx.fine_tune`."""
+    if not isinstance(changes, Mapping):
+        raise UserError(f"changes={changes!r}; expected a dict of fields, such as {{'optim.decay': 0.1}}")
     folder = Path(tempfile.mkdtemp(prefix="lmx-")) if workdir is None else _arguments.folder(workdir)
     if workdir is None:
         log.say(f"the run is in {folder}; name a workdir to keep it elsewhere, and to resume")

@@ -16,6 +16,7 @@ from lmx.batches import sorted_batches
 from lmx.commands import _build, _examples, _options, _responses, _scores
 from lmx.core import log, plugin
 from lmx.core.errors import UserError, did_you_mean
+from lmx.core.examples import Encoded
 from lmx.core.types import Metric, Model
 from lmx.training import predict
 
@@ -56,6 +57,12 @@ class Judge:
         how = _build.execution(config)
         self._with_loss = predict.build(model, task.OUTPUTS, loss, mesh=mesh, how=how)
         self._alone = predict.build(model, task.OUTPUTS, None, mesh=mesh, how=how)
+
+    def tried(self) -> None:
+        """Raise UserError for an option of the task that its predictions could not be made with."""
+        options = _build.options_of(self._config, "decode")
+        nothing: dict[str, Any] = {name: [] for name in self._task.OUTPUTS}
+        self._task.decode([], Encoded([], []), nothing, facts=self._config["facts"], **options)
 
     def predictions(
         self, params: Any, split: _examples.Split, *, targets: bool = True

@@ -22,18 +22,21 @@ def known(
     section: str,
     owner: str,
     given: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the options, all of which the function takes and none of which it lacks.
 
     section, owner: what they are called in the config, and whose they are, for messages. given: arguments
-    that do not come from the config. Errors: UserError, with did-you-mean.
+    that do not come from the config. also: what the section may hold besides.
+    Errors: UserError, with did-you-mean.
     """
     takes = [name for name in names(function) if name not in given]
     for name in options:
         if name not in takes:
+            there = [*also, *takes]
             raise UserError(
-                f"{section}.{name}: {owner} has no such option{did_you_mean(name, takes)}; it has: "
-                f"{', '.join(takes) or 'none'}"
+                f"{section}.{name}: {owner} has no such option{did_you_mean(name, there)}; it has: "
+                f"{', '.join(there) or 'none'}"
             )
     empty = inspect.Parameter.empty
     parameters = inspect.signature(function).parameters

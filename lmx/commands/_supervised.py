@@ -64,6 +64,8 @@ def prepare(
     text, model = text or _bodies.tokenizer(there["start"]), _bodies.model(there)
     options = _build.options_of(config, "read")
     found = {name: _examples.records(config, name, task) for name in ("train", "validation")}
+    if config["data"].get("test") is not None:
+        _examples.records(config, "test", task)  # an error in it is told now, not after the training
     if unread := _examples.unread(config, found["train"], task):
         say(f"columns that {config['task']['name']} does not read: {_labels.listed(unread)}")
     examples = {name: _examples.read(rows, task, options) for name, rows in found.items()}
@@ -74,10 +76,13 @@ def prepare(
     length = config["batch"]["length"]
     if length > model["positions"]:
         raise UserError(f"batch.length={length}, but the start has {model['positions']} positions; lower it")
+    facts |= _examples.pairs(examples["train"], task)
     splits = {}
     for name, those in examples.items():
+        _examples.alike(found[name], those, facts, how="--config.data.columns.text_pair=")
         with _examples.located(found[name]):
             encoded = _examples.encode(those, task, text, config, facts)
+            task.references(those, facts=facts)  # a row without a target is told of
         splits[name] = _examples.Split(found[name], those, encoded)
         told = [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
         say(f"{name}: {len(those):,} examples" + (f" ({', '.join(told)})" if told else ""))
@@ -143,13 +148,10 @@ class Supervised:
             "sha256": dict(prepared.digests),
         }
         self.score, self.better = self.judge.score(self.judge.references(prepared.splits["validation"]))
-        if "." in str(config["task"].get("loss", "")):
-            self._try_loss()
-
-    def _try_loss(self) -> None:
-        """Trace a loss of the user's own, so that what is wrong with it is said before anything compiles."""
-        params = _build.shapes(self._model)
-        jax.eval_shape(self.objective(), params, dict(self.batches.batch(0)), None)
+        if "loss" in config["task"]:
+            params = _build.shapes(model)
+            jax.eval_shape(self.objective(), params, dict(self.batches.batch(0)), None)
+        self.judge.tried()
 
     def check_samples(self) -> None:
         """There are none."""

@@ -38,6 +38,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     found = _wire.checkpoint(options.checkpoint, member=options.task)
     if _apply.supervised(found):
         print(json.dumps(_examples(found, options)))
+    elif found.config["task"]["name"] == "features":
+        raise UserError(f"{options.checkpoint}: {_apply.no_task(found)}")
     else:
         print(json.dumps(_rows(found, options)))
     return 0

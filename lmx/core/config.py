@@ -290,6 +290,8 @@ def _fitting(value: Any, present: Any, path: str, shown: Any = None) -> Any:
     if not fits:
         wanted = "a text, a number, True, False or None" if present is None else _KINDS.get(kind, str(kind))
         like = "" if present is None else f", like {present!r}"
+        if present == () and isinstance(value, str):
+            like = f", like ({value!r},)"
         raise UserError(f"config.{path}={(value if shown is None else shown)!r}: expected {wanted}{like}")
     return value
 

@@ -34,7 +34,9 @@ def read(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     Errors: UserError where it is missing, too large, or not one JSON object.
     """
     if not os.path.lexists(folder / name):
-        raise UserError(f"{folder}: no {name}; expected a run of lmx or a Hugging Face folder")
+        inside = sorted(str(path.parent) for path in folder.glob(f"*/{name}"))
+        there = f"; there is {', '.join(inside[:4])}{', ...' * (len(inside) > 4)}" if inside else ""
+        raise UserError(f"{folder}: no {name}; expected a run of lmx or a Hugging Face folder{there}")
     return read_object(folder, name, largest=LARGEST, what="a config", said="")
 
 

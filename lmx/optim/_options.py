@@ -79,8 +79,9 @@ def bind(
     known |= dict.fromkeys(common, False)
     for key in given:
         if key not in known and not more:
-            has = f"it has: {', '.join(known)}" if known else "it has none"
-            hint = did_you_mean(key, [*known, *ALWAYS])
+            there = [*(ALWAYS if common else ()), *known]
+            has = f"it has: {', '.join(there)}" if there else "it has none"
+            hint = did_you_mean(key, [*ALWAYS, *known])
             raise UserError(f"optim.{key}: {what} has no such option{hint}; {has}")
     for key, needed in known.items():
         if needed and key not in given:

@@ -111,7 +111,7 @@ def _no_column(where: str, field: str, column: str, names: Iterable[str]) -> str
     shown = ", ".join(map(repr, known[:12])) + f" and {len(known) - 12} more" * (len(known) > 12)
     return (
         f"{where}: no column {column!r} for {field}{did_you_mean(column, known)}; there is: "
-        f"{shown or 'none'}; name one with columns.{field}"
+        f"{shown or 'none'}; name one with {'group' if field.startswith('group ') else f'columns.{field}'}"
     )
 
 

@@ -90,11 +90,23 @@ def _read(name: str, place: Any, plan: Plan, format: str | None, options: Mappin
         _check_options("lines", format, options, name)
         if not place:
             raise UserError(f"{name}={{}}; expected a file for each column, such as prompt='train.en'")
+        read = [str(one) for column in plan.columns.values() for one in _each(column)]
+        for key in place:
+            if str(key) not in read:
+                raise UserError(
+                    f"{name}.{key}: no field is read from it{did_you_mean(str(key), read)}; "
+                    f"there is: {', '.join(read)}"
+                )
         files = {str(key): regular(file, f"{name}.{key}") for key, file in place.items()}
         return _lines.read_parallel(files, plan)
     path = regular(place, name)
     kind = format or _by_suffix(path)
     _check_options(kind, format, options, name)
+    ends = _SUFFIXES.get(Path(path.name.lower().removesuffix(".gz")).suffix, kind)
+    if ends != kind and {ends, kind} & {"jsonl", "parquet"} and kind != "lines":
+        raise UserError(
+            f"{path}: ends as {ends}, but is read as {kind}; set format={ends}, or rename the file"
+        )
     if kind in ("csv", "tsv"):
         return _read_delimited(path, plan, kind, options)
     if kind == "conll":
@@ -110,15 +122,14 @@ def _read(name: str, place: Any, plan: Plan, format: str | None, options: Mappin
     return readers[kind](path, plan)
 
 
+def _each(column: Any) -> tuple[Any, ...]:
+    return column if isinstance(column, tuple) else (column,)
+
+
 def _read_delimited(path: Path, plan: Plan, kind: str, options: Mapping[str, Any]) -> Held:
     header, quoting = options["header"], options["quoting"]
     if header is None:
-        named = [
-            each
-            for field in plan.named
-            for column in [plan.columns[field]]
-            for each in (column if isinstance(column, tuple) else (column,))
-        ]
+        named = [each for field in plan.named for each in _each(plan.columns[field])]
         header = not any(isinstance(column, int) for column in named)
     return _delimited.read(
         path,

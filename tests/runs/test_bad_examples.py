@@ -231,3 +231,56 @@ def test_a_head_whose_labels_are_not_as_many_as_the_data_s(task: str, refused: A
 )
 def test_a_score_that_is_not_there(fields: dict[str, str], told: str, refused: Any) -> None:
     assert told in refused("sequence_classification", good("sequence_classification"), **fields)
+
+
+def test_pairs_and_single_texts_are_not_mixed(refused: Any) -> None:
+    said = refused(
+        "sequence_classification",
+        good("sequence_classification"),
+        changed("sequence_classification", text_pair="x"),
+    )
+    assert "dev.jsonl, line 3 has a second text, but the model learnt from single texts" in said
+    assert said.endswith("--config.data.columns.text_pair=None")
+
+
+def test_a_row_of_validation_without_a_target_has_a_place(refused: Any) -> None:
+    said = refused("sequence_classification", good("sequence_classification"), [{"id": "a", "text": "b"}])
+    assert "dev.jsonl, line 1 has no label" in said and "there is: id, text" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"task.loss": "fokal"}, "task.loss='fokal' (did you mean 'focal'?)"),
+        ({"task.threshold": 2}, "task.threshold=2"),
+        (
+            {"data.test": "nosuch.jsonl"},
+            "nosuch.jsonl: no such file; give another path with --config.data.test",
+        ),
+        ({"data.group": "tekst", "data.validation": "20%"}, "name one with --config.data.group"),
+        ({"data.colums.text": "x"}, "data.colums: table has no such option (did you mean 'columns'?)"),
+        (
+            {"data.format": "squad"},
+            "train.jsonl: ends as jsonl, but is read as squad; set --config.data.format=jsonl",
+        ),
+        (
+            {"data.train": "nosuch.tsv"},
+            "nosuch.tsv: no such file; give another path with --config.data.train",
+        ),
+        ({"data.columns.text": "tekst"}, "name one with --config.data.columns.text"),
+        ({"metrics": "matthews"}, "expected a tuple, like ('matthews',)"),
+        ({"optim.rat": 1}, "optim.rat: adamw has no such option (did you mean 'rate'?); it has: name, rate,"),
+    ],
+)
+def test_what_a_newcomer_typed(fields: dict[str, Any], told: str, refused: Any) -> None:
+    said = refused("sequence_classification", good("sequence_classification"), **fields)
+    assert told in said
+    assert "\n" not in said
+
+
+def test_a_folder_of_other_files_is_no_workdir(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.tsv").write_text("x")
+    said = refused("sequence_classification", good("sequence_classification"))
+    assert "/run holds other files (mine.tsv) and no run; name a new folder" in said
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock") == ["mine.tsv"]

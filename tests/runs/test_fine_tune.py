@@ -151,6 +151,42 @@ def test_rows_that_changed_since_training_are_told(
         path.write_text(before)
 
 
+@pytest.mark.parametrize(
+    ("command", "rows", "told"),
+    [
+        ("evaluate", [{"text": "bad"}], "no column 'label' for label; there is: 'text'"),
+        (
+            "predict",
+            [{"text": "a", "text_pair": "b"}],
+            "line 1 has a second text, but the model learnt from single",
+        ),
+        (
+            "predict",
+            [{"tekst": "a"}],
+            "for text (did you mean 'tekst'?); there is: 'tekst'; name one with --columns text=COLUMN",
+        ),
+    ],
+)
+def test_rows_of_another_kind_are_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, rows: Any, told: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    where = ["--data", str(tmp_path / "rows.jsonl"), "--columns", "text=text", "label=label"]
+    assert main([command, "--checkpoint", str(finished), *where]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_unknown_field_of_columns_is_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--checkpoint", str(finished), "--data", "x.tsv", "--columns", "txt=text"]) == 2
+    assert "--columns txt=...: no such field (did you mean 'text'?)" in capsys.readouterr().err
+
+
+def test_a_body_without_a_task_says_what_to_do(start: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["predict", "--data", "x.tsv"], ["evaluate"]):
+        assert main([*command, "--checkpoint", str(start)]) == 2
+        assert "taught no task of examples; lmx train --config finetune/classify" in capsys.readouterr().err
+
+
 def test_predictions_need_no_labels(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmx.core.errors import UserError
 from lmx.sources import table
 from tests.unit._sources import ASKED, CLASSES, TAGGED, put, read, refusal
 
@@ -183,3 +184,19 @@ def test_a_hundred_thousand_rows_within_two_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(table.source("train", train=file, **CLASSES)) == 100_000
     assert time.process_time() - start < 2
+
+
+def test_a_file_of_a_field_that_is_none(tmp_path: Path) -> None:
+    """A typing error in a field of parallel files; the split may well be empty for want of it."""
+    files = {"promt": put(tmp_path / "a.de", "ein\n"), "response": put(tmp_path / "a.en", "one\n")}
+    fields = {"fields": ("prompt", "response"), "required": ()}
+    with pytest.raises(UserError) as caught:
+        table.source("train", train=files, validation="30%", **fields)
+    told = "train.promt: no field is read from it (did you mean 'prompt'?); there is: prompt, response"
+    assert str(caught.value) == told
+
+
+def test_an_ending_that_says_otherwise(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n')
+    said = refusal(file, format="conll")
+    assert said == f"{file}: ends as jsonl, but is read as conll; set format=jsonl, or rename the file"
