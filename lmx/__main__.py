@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import lmx
@@ -56,11 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or stop.asked():
             print(interrupted, file=sys.stderr)
-            return INTERRUPTED
-        if isinstance(error, UserError):
+            code = INTERRUPTED
+        elif isinstance(error, UserError):
             print(f"lmx {words[0]}: {error}", file=sys.stderr)
-            return MISTAKE
-        raise
+            code = MISTAKE
+        else:
+            _end_with_others(error)
+            raise
+        _end_with_others(code)
+        return code
+
+
+def _end_with_others(how: BaseException | int) -> None:
+    """End at once where other processes wait for this one: Python's shutdown would wait for them in turn."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return
+    if isinstance(how, BaseException):
+        traceback.print_exception(how)
+    sys.stderr.flush()
+    os._exit(how if isinstance(how, int) else 1)
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from lmx.core import log
+from lmx.core import log, processes
 from lmx.core.errors import UserError, one_line
 from lmx.runs import digests
 
@@ -103,9 +103,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if not self._saved:
                 return
-            for step in self.steps():
-                self._list_files(self.folder / str(step))
-            for step in self.surplus():
+            if processes.first():
+                for step in self.steps():
+                    self._list_files(self.folder / str(step))
+            # Orbax deletes with all processes together: what goes, the first one says.
+            surplus = json.loads(processes.shared(json.dumps(self.surplus() if processes.first() else [])))
+            for step in surplus:
                 self._manager.delete(step)
                 self._ranks.pop(step, None)
         except UserError:
@@ -248,7 +251,7 @@ class Checkpoints:
         self._ranks.pop(step, None)
         taken = sum(1 for _ in self.folder.glob(f"{step}.damaged*"))
         aside = self.folder / f"{step}.damaged{taken or ''}"
-        (self.folder / str(step)).rename(aside)
+        processes.by_first(lambda: (self.folder / str(step)).rename(aside))
         return aside
 
     def close(self) -> None:
