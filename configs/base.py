@@ -99,7 +99,7 @@ def get_config() -> ConfigDict:
     # devices: data shares the batch, fsdp the batch and the state, tensor each layer; -1: all that are left
     # compute: the type of activations, auto for bfloat16 but on CPUs; remat: what the backward pass computes
     # again, none, dots (all but products) or block; layers: unrolled or scanned, which compiles one
-    c.execution = ConfigDict({"compute": "auto", "remat": "none", "layers": "unrolled", "attention": "xla"})
+    c.execution = ConfigDict({"compute": "auto", "remat": "none", "layers": "unrolled", "attention": "auto"})
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     c.export = True  # write WORKDIR/export, a Hugging Face folder, at the end
     return c

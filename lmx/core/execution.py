@@ -20,7 +20,7 @@ from lmx.core.errors import UserError, did_you_mean
 COMPUTE = ("float32", "bfloat16", "float16")
 REMAT = ("none", "block", "dots")
 LAYERS = ("unrolled", "scanned")
-ATTENTION = ("xla", "cudnn", "splash")
+ATTENTION = ("auto", "xla", "cudnn", "splash")
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ class Execution:
     compute: the type of activations and products, None for that of the parameters; sums, norms, softmaxes and
     losses are in f32 at least whatever it is. remat: what of each block is computed again in the backward
     pass: "none" keeps what the backward pass needs, "dots" keeps products alone, "block" each block's input
-    alone. layers: "scanned" compiles one block and loops over the layers. attention: who computes it.
+    alone. layers: "scanned" compiles one block and loops over the layers. attention: who computes it;
+    "auto" for splash attention on TPUs, where it can do it, and XLA elsewhere.
     Errors: UserError for a choice that there is not.
     """
 
     compute: str | None = None
     remat: str = "none"
     layers: str = "unrolled"
-    attention: str = "xla"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         known = {"remat": REMAT, "layers": LAYERS, "attention": ATTENTION, "compute": COMPUTE}
@@ -52,16 +53,24 @@ PLAIN = Execution()
 """All in the parameters' own type, everything kept, layer after layer."""
 
 _CURRENT: ContextVar[Execution] = ContextVar("execution", default=PLAIN)
+_PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
 @contextmanager
-def on(execution: Execution) -> Iterator[None]:
-    """Execute what is traced within in this way."""
-    before = _CURRENT.set(execution)
+def on(execution: Execution, platform: str | None = None) -> Iterator[None]:
+    """Execute what is traced within in this way, on devices of this platform (JAX's name; None for those that
+    are there)."""
+    before, there = _CURRENT.set(execution), _PLATFORM.set(platform or _PLATFORM.get())
     try:
         yield
     finally:
         _CURRENT.reset(before)
+        _PLATFORM.reset(there)
+
+
+def platform() -> str:
+    """Return JAX's name of the devices that what is traced now is for."""
+    return _PLATFORM.get() or jax.default_backend()
 
 
 def current() -> Execution:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import layout, rng
+from lmx.core import execution, layout, rng
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import Array
 
@@ -25,7 +25,7 @@ def later(x: Array, after: Array) -> Array:
     before it merges equal expressions; there a zero made of `after` is added (NaN where `after` begins with
     NaN), which costs nothing inside another loop.
     """
-    if jax.default_backend() != "cpu":
+    if execution.platform() != "cpu":
         return jax.lax.optimization_barrier((x, after))[0]
     first = after[(0,) * after.ndim]
     return x + jnp.where(jnp.isnan(first), first, 0).astype(x.dtype)

@@ -21,6 +21,8 @@ _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|condition|to_apply|calls)=%?([\w.\-]+)")
 _SEVERAL = re.compile(r"(?:branch_computations|called_computations|calls)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":"?(\d+)')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_INTEGER = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,27 @@ def _runs(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
     def visit(name: str, times: int) -> None:
         runs[name] = runs.get(name, 0) + times
         for line in computations.get(name, ()):
-            trips = _TRIPS.search(line)
+            trips = _trips(line, computations)
             for called in _called(line):
-                visit(called, times * int(trips[1]) if trips is not None else times)
+                visit(called, times * trips)
 
     visit(entry, 1)
     return runs
+
+
+def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
+    """Return how often what an instruction calls runs: a loop's number of rounds, else 1.
+
+    That number is written at the loop, or else it is what the loop's condition compares its counter with: the
+    one integer in it.
+    """
+    written, condition = _TRIPS.search(line), _CONDITION.search(line)
+    if written is not None:
+        return int(written[1])
+    if condition is None:
+        return 1
+    told = {int(one[1]) for row in computations.get(condition[1], ()) for one in _INTEGER.finditer(row)}
+    return told.pop() if len(told) == 1 else 1
 
 
 def _called(line: str) -> Iterator[str]:

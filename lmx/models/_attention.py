@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmx.core import execution
 from lmx.core.functions import PRECISION, drop, later
 from lmx.core.types import Array
 
@@ -74,7 +75,7 @@ def _edges(time: int) -> tuple[int, ...]:
     At most 4 blocks, which leaves 5/8 of the work. On CPUs blocks of 64 are the best (those of 32 cost twice
     as much); accelerators want larger products.
     """
-    smallest = 64 if jax.default_backend() == "cpu" else 512
+    smallest = 64 if execution.platform() == "cpu" else 512
     count = max(1, min(4, time // smallest))
     return tuple(time * i // count for i in range(count + 1))
 

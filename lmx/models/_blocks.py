@@ -12,6 +12,7 @@ from flax import nnx
 from lmx.core import execution, functions, layout, rng
 from lmx.core.types import Array, Params
 from lmx.models import _attention as attention_
+from lmx.models import _kernels as kernels_
 from lmx.models import _layers as layers_
 
 AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -75,6 +76,7 @@ def attention(
     mask: Array,
     scale: float,
     *,
+    groups: Array | None,
     layer: Array | int,
     rate: float,
     keys: Array | None,
@@ -87,8 +89,9 @@ def attention(
 ) -> Array:
     """Attention of (B, T, H, K) over (B, S, H, K) -> (B, T, D), through dropout and the tap `attn/weights`.
 
-    The weights are made only where somebody needs them. mask, causal: as in `_attention.attend`; upcast: as
-    in `_attention.attention_weights`; rate, keys, site: as in `core.functions.dropout`. of: how many queries
+    The weights are made only where somebody needs them. mask, causal: as in `_attention.attend`; groups: the
+    same as numbers (`_sequence.groups`), None where the queries are not the keys; upcast: as in
+    `_attention.attention_weights`; rate, keys, site: as in `core.functions.dropout`. of: how many queries
     there are in all, where these are the first of them.
     """
     queries = of or query.shape[1]
@@ -100,8 +103,18 @@ def attention(
         mixed = attention_.mix(weights, value)
     else:
         drops = attention_.Dropout(rate, queries) if keys is not None and rate > 0 else None
+        by = "xla" if groups is None else kernels_.chosen(query.shape[1], dropout=drops is not None)
+        if groups is not None and by == "splash":
+            return _joined(kernels_.splash(query, key, value, groups, scale, causal=causal))
+        if by == "cudnn":
+            return _joined(kernels_.cudnn(query, key, value, mask, scale, causal=causal))
         words = None if keys is None or drops is None else rng.words(keys, site)
         mixed = attention_.attend(query, key, value, mask, scale, causal=causal, dropout=drops, words=words)
+    return _joined(mixed)
+
+
+def _joined(mixed: Array) -> Array:
+    """(B, T, H, K) -> (B, T, D)."""
     return mixed.reshape(*mixed.shape[:2], -1)
 
 

@@ -36,6 +36,15 @@ def visible(batch: Mapping[str, Array], time: int, cache: Mapping[str, Any] | No
     return allowed
 
 
+def groups(batch: Mapping[str, Array]) -> Array:
+    """Return numbers (B, T): tokens of the same number see one another, but for the order.
+
+    For real tokens that is what `visible` and `visible_both_ways` say; padding has a number of its own.
+    """
+    found = batch.get("segment_ids", jnp.zeros(batch["input_ids"].shape, jnp.int32)).astype(jnp.int32)
+    return jnp.where(batch["attention_mask"] != 0, found, -1) if "attention_mask" in batch else found
+
+
 def _never_nothing(allowed: Array, itself: Array) -> Array:
     """Let a query that sees nothing see itself; both (B or 1, 1, T, S)."""
     return allowed | (itself & ~jnp.any(allowed, axis=-1, keepdims=True))

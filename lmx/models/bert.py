@@ -106,6 +106,7 @@ class Block(nnx.Module):
         layer: Array | int,
         *,
         mask: Array,
+        groups: Array,
         keys: Array | None,
         tapper: layers_.Tapper,
         first: bool = False,
@@ -126,6 +127,7 @@ class Block(nnx.Module):
             value,
             mask,
             1 / math.sqrt(query.shape[-1]),
+            groups=None if first else groups,
             layer=layer,
             rate=config.dropout_attention,
             keys=keys,
@@ -183,10 +185,10 @@ def build(config: Config) -> Model:
         types = batch.get("token_type_ids", jnp.zeros_like(ids))
         x = embed.bind(params["embed"])(ids, types, sequence_.position_ids(batch, ids.shape[1], None))
         x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured))
-        mask = sequence_.visible_both_ways(batch)
+        seen = {"mask": sequence_.visible_both_ways(batch), "groups": sequence_.groups(batch)}
 
         def layer(leaves: Params, x: Array, i: Any, first: bool = False) -> tuple[Array, dict[str, Any]]:
-            return block.bind(leaves)(x, i, mask=mask, keys=keys, tapper=tapper, first=first)
+            return block.bind(leaves)(x, i, **seen, keys=keys, tapper=tapper, first=first)
 
         last = config.layers - 1 if config.pooler and not tapper.taps else config.layers
         x, inside = blocks_.through(layer, params["block"], x, last)

@@ -107,6 +107,7 @@ class Block(nnx.Module):
         layer: Array | int,
         *,
         mask: Array,
+        groups: Array,
         keys: Array | None,
         tapper: layers_.Tapper,
         cache: Any = None,
@@ -128,6 +129,7 @@ class Block(nnx.Module):
             value,
             mask,
             scale,
+            groups=groups if causal else None,
             layer=layer,
             causal=causal,
             upcast=config.upcast_attention,
@@ -182,11 +184,11 @@ def build(config: Config) -> Model:
         cache = sequence_.open_cache(cache, batch, config.layers, config.heads, config.width // config.heads)
         x = embed.bind(params["embed"])(batch["input_ids"], sequence_.position_ids(batch, time, cache))
         x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_embed, keys, 0), 0, captured))
-        mask = sequence_.visible(batch, time, cache)
+        seen = {"mask": sequence_.visible(batch, time, cache), "groups": sequence_.groups(batch)}
 
         def layer(leaves: Params, x: Array, i: Any) -> tuple[Array, dict[str, Any]]:
             seat = sequence_.layer_cache(cache, i)
-            x, read, seat = block.bind(leaves)(x, i, mask=mask, keys=keys, tapper=tapper, cache=seat)
+            x, read, seat = block.bind(leaves)(x, i, **seen, keys=keys, tapper=tapper, cache=seat)
             if cache is not None:
                 cache["layer"][str(i)] = seat
             return x, read

@@ -55,7 +55,7 @@ def build(
         key = rng.stream_key(seed, state.step, "dropout")
         chosen, fixed = tree.split(state.params, moving(state.params, batch))
         of = accumulate.accumulate(accumulate.gradients(objective, fixed, key), parts)
-        with layout.on(mesh), execution.on(how):
+        with layout.on(mesh), execution.on(how, mesh.devices.flat[0].platform):
             summed, weight, sums = of(chosen, whole(batch))
         share = 1 / jnp.where(weight > 0, weight, jnp.ones_like(weight))
         gradients = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), summed)

@@ -88,6 +88,27 @@ ENTRY %main (a: f32[4]) -> f32[1] {
 }
 """
 
+UNTOLD = """\
+HloModule jit_step
+
+%c (p: (s32[], f32[4])) -> pred[] {
+  %n = s32[]{:T(128)} constant(24)
+  %p = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %r = f32[4]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %t = (s32[], f32[4]) tuple(%i, %r)
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  ROOT %w = (s32[]{:T(128)}, f32[4]{0}) while(%i), condition=%c, body=%body, metadata={op_name="while"}
+}
+"""
+"""A loop as the TPU compiler writes it, which leaves the number of rounds to the condition."""
+
 
 def test_messages_of_a_tpus_text() -> None:
     found = {one.kind: one for one in messages.found(HLO, 16)}
@@ -98,6 +119,8 @@ def test_messages_of_a_tpus_text() -> None:
     scatter = found["reduce-scatter"]
     assert (scatter.count, scatter.size, scatter.group, scatter.sent) == (1, 16, 4, 12)
     assert found["collective-permute"].sent == 10
+    (inside,) = messages.found(UNTOLD, 4)
+    assert (inside.kind, inside.count, inside.size) == ("all-reduce", 24, 16)
 
 
 def test_bounds_by_hand() -> None:
