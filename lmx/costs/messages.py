@@ -61,7 +61,9 @@ def found(hlo: str, devices: int) -> list[Message]:
                 continue
             group = _group(rest, devices)
             if group > 1:
-                key = kind, _size(kind, result, group, operation != kind), group
+                size = _size(kind, result, group, operation != kind)
+                # The TPU compiler writes a reduce-scatter as a fusion of that name around an all-reduce.
+                key = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind, size, group
                 messages[key] = messages.get(key, 0) + times
     return [Message(kind, count, size, group) for (kind, size, group), count in sorted(messages.items())]
 
@@ -122,6 +124,10 @@ def _group(rest: str, devices: int) -> int:
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", rest)
     if iota is not None:
         return int(iota[2])
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest)
+    if named is not None:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
     if listed is not None:
         return len(listed[1].split(","))

@@ -104,10 +104,16 @@ HloModule jit_step
 }
 
 ENTRY %main (a: f32[4]) -> f32[4] {
+  %s = f32[1]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="step"}
   ROOT %w = (s32[]{:T(128)}, f32[4]{0}) while(%i), condition=%c, body=%body, metadata={op_name="while"}
 }
+
+%all-reduce-scatter.1 (q: f32[4]) -> f32[1] {
+  %r = f32[4]{0} all-reduce(%q), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, to_apply=%add
+  ROOT %d = f32[1]{0} dynamic-slice(%r, %place), dynamic_slice_sizes={1}
+}
 """
-"""A loop as the TPU compiler writes it, which leaves the number of rounds to the condition."""
+"""As the TPU compiler writes a loop, whose rounds stand in the condition, and a reduce-scatter."""
 
 
 def test_messages_of_a_tpus_text() -> None:
@@ -119,8 +125,9 @@ def test_messages_of_a_tpus_text() -> None:
     scatter = found["reduce-scatter"]
     assert (scatter.count, scatter.size, scatter.group, scatter.sent) == (1, 16, 4, 12)
     assert found["collective-permute"].sent == 10
-    (inside,) = messages.found(UNTOLD, 4)
-    assert (inside.kind, inside.count, inside.size) == ("all-reduce", 24, 16)
+    inside, scattered = messages.found(UNTOLD, 8)
+    assert (inside.kind, inside.count, inside.size, inside.group) == ("all-reduce", 24, 16, 4)
+    assert (scattered.kind, scattered.sent, scattered.group) == ("reduce-scatter", 12, 4)
 
 
 def test_bounds_by_hand() -> None:
