@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import lmx
 from lmx.core import stop
-from lmx.core.errors import UserError, did_you_mean
+from lmx.core.errors import UserError, did_you_mean, one_line
 
 # The one line that `lmx --help` shows of each command stands here, so that help imports none of them.
 COMMANDS = {
@@ -29,6 +29,11 @@ COMMANDS = {
 
 MISTAKE = 2
 """Exit code of a user's mistake."""
+
+LOST = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection")
+"""Words of JAX's complaint where another process does not answer."""
+
+AGAIN = "start all of them again with the same command: the run goes on from its newest checkpoint"
 
 INTERRUPTED = 130
 """Exit code where Ctrl-C came while nothing was there to save."""
@@ -74,7 +79,13 @@ def _end_with_others(how: BaseException | int) -> None:
     if jax is None or not jax.distributed.is_initialized():
         return
     if isinstance(how, BaseException):
-        traceback.print_exception(how)
+        if isinstance(how, jax.errors.JaxRuntimeError) and any(word in str(how) for word in LOST):
+            print(
+                f"lmx: another process of this run cannot be reached ({one_line(how)}); {AGAIN}",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exception(how)
     sys.stderr.flush()
     os._exit(how if isinstance(how, int) else 1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +12,7 @@ import jax
 import numpy as np
 
 from lmx.core.errors import UserError, one_line
+from lmx.core.log import say
 
 COORDINATOR, COUNT, INDEX = "LMX_COORDINATOR", "LMX_PROCESSES", "LMX_PROCESS"
 """Environment variables: where the first process listens (HOST:PORT), how many there are, which this is."""
@@ -48,6 +51,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     if index >= count:
         raise UserError(f"{INDEX}={index}, but {COUNT}={count}; expected 0 to {count - 1}")
     if count > 1:
+        _wait_for(given[COORDINATOR], count, index, patience)
         _initialize(
             given[COORDINATOR],
             coordinator_address=given[COORDINATOR],
@@ -55,6 +59,29 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             process_id=index,
             initialization_timeout=patience,
         )
+
+
+def _wait_for(address: str, count: int, index: int, patience: int) -> None:
+    """Say what is waited for, and wait until the first process listens: JAX would end this one by an abort.
+
+    Errors: UserError for an address that is none, and where nothing listens there in `patience` seconds.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"{COORDINATOR}={address!r}; expected HOST:PORT, such as 10.0.0.2:1234")
+    say(f"process {index} of {count}: joining the others by {address}, for at most {patience} s")
+    end = time.monotonic() + patience
+    while index > 0:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"cannot join the other processes by {address}: {one_line(error)} ({patience} s, "
+                    f"{PATIENCE}); is the first one started, and is the address its own?"
+                ) from error
+            time.sleep(0.2)
 
 
 def _initialize(where: str, **options: Any) -> None:

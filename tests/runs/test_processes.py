@@ -1,0 +1,163 @@
+"""Several processes make one run: the same losses, an end for all where one dies, and going on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmx import load
+from lmx.core import log, processes, tree
+from lmx.core.errors import UserError
+
+from .conftest import digest, options
+
+DEVICES = "--xla_force_host_platform_device_count"
+LONG = {"log": "1 steps", "evaluate": "25 steps", "save": "10 steps", "optim.rate": "3e-3"}
+
+
+class Started:
+    """`python -m lmx train` in some processes that make one run; what each says goes to a file."""
+
+    def __init__(self, words: list[str], environment: Mapping[str, str], folder: Path, count: int) -> None:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        self.said = [folder / f"process-{index}.txt" for index in range(count)]
+        self.all = []
+        for index, file in enumerate(self.said):
+            own = {"LMX_COORDINATOR": address, "LMX_PROCESSES": str(count), "LMX_PROCESS": str(index)}
+            with file.open("w") as out:
+                self.all.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "lmx", *words],
+                        env={**environment, **(own if count > 1 else {}), "XLA_FLAGS": f"{DEVICES}={8 // count}"},
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=out,
+                        cwd=folder,
+                    )
+                )
+
+    def codes(self, timeout: float = 400) -> list[int]:
+        """Wait for all and return their exit codes."""
+        return [one.wait(timeout) for one in self.all]
+
+    def until(self, workdir: Path, step: int, timeout: float = 300) -> None:
+        """Wait until the record holds this step."""
+        end = time.monotonic() + timeout
+        while not (workdir / "metrics.jsonl").exists() or max(losses(workdir), default=0) < step:
+            assert time.monotonic() < end and self.all[0].poll() is None, self.told()
+            time.sleep(0.05)
+
+    def told(self) -> str:
+        """What all of them said."""
+        return "\n--\n".join(file.read_text()[-3000:] for file in self.said)
+
+
+def start(
+    text: Path, rows: Path, environment: Mapping[str, str], workdir: Path, count: int, **changes: str
+) -> Started:
+    workdir.parent.mkdir(exist_ok=True)
+    words = ["train", "--config", "pretrain/from_text", "--workdir", str(workdir)]
+    return Started(
+        [*words, *options(text, rows, **{**LONG, **changes})], environment, workdir.parent, count
+    )
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    records = log.read_jsonl(workdir / "metrics.jsonl")
+    return {one["step"]: one["loss"] for one in records if one["kind"] == "train"}
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+def test_two_processes_train_what_one_does_and_outlive_a_death(
+    text: Path, rows: Path, tmp_path: Path, lmx_environment: dict[str, str]
+) -> None:
+    """50 steps with dropout on 2 x 4 devices: in one process, in two, and in two of which one is killed."""
+    fields = {"total": "50 steps", "mesh.data": "2", "mesh.fsdp": "4"}
+    for count in (1, 2):
+        made = start(text, rows, lmx_environment, tmp_path / str(count) / "run", count, **fields)
+        assert made.codes() == [0] * count, made.told()
+    one, two = tmp_path / "1" / "run", tmp_path / "2" / "run"
+    alone, together = losses(one), losses(two)
+    assert list(alone) == list(together) == list(range(1, 51))
+    for step, loss in together.items():
+        assert loss == pytest.approx(alone[step], rel=1e-5 if step <= 10 else 1e-4), step
+    whole = tree.flatten(load(str(one)).params)
+    for path, leaf in tree.flatten(load(str(two)).params).items():
+        np.testing.assert_allclose(leaf, whole[path], atol=1e-4, rtol=0, err_msg=path)
+
+    killed = tmp_path / "killed" / "run"
+    made = start(text, rows, lmx_environment, killed, 2, **fields)
+    made.until(killed, 14)
+    made.all[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    assert made.all[0].wait(60) not in (0, 75), made.told()
+    assert time.monotonic() - began < 30
+    assert "another" in made.said[0].read_text().lower()
+    made = start(text, rows, lmx_environment, killed, 2, **fields)
+    assert made.codes() == [0, 0], made.told()
+    assert "resuming at step 10 of 50" in made.said[0].read_text()
+    assert digest(killed) == digest(two)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_saves_and_the_same_command_goes_on(
+    text: Path, rows: Path, tmp_path: Path, lmx_environment: dict[str, str]
+) -> None:
+    fields = {"total": "200 steps", "save": "100 steps", "evaluate": "100 steps"}
+    made = start(text, rows, lmx_environment, tmp_path / "run", 2, **fields)
+    made.until(tmp_path / "run", 20)
+    made.all[1].send_signal(signal.SIGTERM)
+    assert made.codes() == [75, 75], made.told()
+    assert "and saved; go on with" in made.said[0].read_text()
+    assert "saved" not in made.said[1].read_text()  # one speaks for all
+    again = start(text, rows, lmx_environment, tmp_path / "run", 2, **fields)
+    assert again.codes() == [0, 0], again.told()
+    assert "resuming at step" in again.said[0].read_text()
+
+
+def test_a_coordinator_that_is_not_there(run_lmx: object, tmp_path: Path) -> None:
+    environment = {
+        "LMX_COORDINATOR": "localhost:9",
+        "LMX_PROCESSES": "2",
+        "LMX_PROCESS": "1",
+        "LMX_JOIN_SECONDS": "2",
+    }
+    words = ["train", "--config", "quickstart", "--workdir", str(tmp_path / "run")]
+    done = run_lmx(*words, check=False, env=environment)  # type: ignore[operator]
+    assert done.returncode == 2, done.stderr
+    told = done.stderr.strip().splitlines()[-1]
+    assert told.startswith("lmx train: cannot join the other processes by localhost:9")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"LMX_PROCESSES": "2"}, "LMX_COORDINATOR, LMX_PROCESS not set"),
+        ({"LMX_COORDINATOR": "h:1", "LMX_PROCESSES": "two", "LMX_PROCESS": "0"}, "LMX_PROCESSES='two'"),
+        ({"LMX_COORDINATOR": "h:1", "LMX_PROCESSES": "2", "LMX_PROCESS": "2"}, "expected 0 to 1"),
+        ({"LMX_COORDINATOR": "h:1", "LMX_PROCESSES": "2", "LMX_PROCESS": "-1"}, "LMX_PROCESS='-1'"),
+    ],
+)
+def test_variables_that_make_no_sense(given: dict[str, str], told: str) -> None:
+    with pytest.raises(UserError) as raised:
+        processes.join(given)
+    assert told in str(raised.value)
+
+
+def test_one_process_needs_no_variables() -> None:
+    processes.join({})
+    processes.join({"LMX_COORDINATOR": "h:1", "LMX_PROCESSES": "1", "LMX_PROCESS": "0"})
+    assert processes.count() == 1 and processes.first() and os.getpid() > 0
