@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -33,8 +35,9 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     reached.
     """
     given = {name: environment.get(name, "").strip() for name in (COORDINATOR, COUNT, INDEX)}
+    patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
     if given[COUNT] == AUTO:
-        _initialize("the cluster")
+        _initialize("the cluster", initialization_timeout=patience)
         return
     if not any(given.values()):
         return
@@ -44,7 +47,9 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             f"{INDEX}, or {COUNT}={AUTO} on a cluster that JAX knows"
         )
     count, index = _number(COUNT, given[COUNT], 1), _number(INDEX, given[INDEX], 0)
-    patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
+    host, _, port = given[COORDINATOR].rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"{COORDINATOR}={given[COORDINATOR]!r}; expected HOST:PORT, such as 10.0.0.1:8476")
     if index >= count:
         raise UserError(f"{INDEX}={index}, but {COUNT}={count}; expected 0 to {count - 1}")
     if count > 1:
@@ -54,6 +59,8 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             num_processes=count,
             process_id=index,
             initialization_timeout=patience,
+            # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU only.
+            cluster_detection_method="deactivate",
         )
 
 
@@ -61,11 +68,25 @@ def _initialize(where: str, **options: Any) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(**options, heartbeat_timeout_seconds=SILENCE)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, ValueError) and "coordinator_address" not in options:
+            raise UserError(
+                f"{COUNT}={AUTO}, but JAX finds no cluster that it knows (Cloud TPU, Slurm, Open MPI, "
+                f"Kubernetes); set {COORDINATOR}, {COUNT} and {INDEX}, or none of them for one process"
+            ) from error
         raise UserError(
             f"cannot join the other processes by {where}: {one_line(error)}; are all of them started, and is "
             "the address that of the first one?"
         ) from error
+    _mind_sigterm()
+
+
+def _mind_sigterm() -> None:
+    """Let SIGTERM do again what it did before JAX joined: JAX takes it for itself, so that a process which has
+    not yet begun to train would go on as if nobody had asked it to end."""
+    if threading.current_thread() is threading.main_thread():
+        before = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _number(name: str, text: str, least: int) -> int:
