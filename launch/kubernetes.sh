@@ -44,6 +44,7 @@ render() { # print kubernetes.yaml with its @NAMES@ filled in
     local line word words="" accelerator=tpu-$chip-slice
     [[ $chip != v5e ]] || accelerator=tpu-v5-lite-podslice
     for word in "${arguments[@]}"; do
+        # shellcheck disable=SC2016 # no variables of this shell
         word=${word//'$('/'$$('} # Kubernetes puts variables in for $(NAME), and a text for $$(
         words+=", '${word//\'/\'\'}'"
     done

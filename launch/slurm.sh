@@ -28,7 +28,7 @@ whole GPUS 0
 ((GPUS % TASKS == 0)) || fail "GPUS=$GPUS, TASKS=$TASKS: expected GPUs of a node that divide over its processes"
 training "${arguments[@]}"
 program sbatch "submit from a machine of the cluster"
-PYTHON=${PYTHON:-$(command -v python || command -v python3)}
+PYTHON=${PYTHON:-$(command -v python || command -v python3 || echo python)}
 
 flags=(
     --job-name="${JOB:-lmx}" --nodes="$NODES" --ntasks-per-node="$TASKS" --time="$TIME"

@@ -86,12 +86,19 @@ wait_for() { # until the slice is there
     say "$NAME is ACTIVE"
 }
 
-copy() { # what git tracks here and does not ignore, as it stands
+listed() { # print the code's files: what git does not ignore or, without git, all but what runs leave behind
+    if [[ $(git -C "$root" rev-parse --show-toplevel 2>/dev/null) == "$root" ]]; then
+        git -C "$root" ls-files -z --cached --others --exclude-standard
+    else
+        (cd "$root" && find . \( -name '.venv*' -o -name __pycache__ -o -path ./runs \) -prune -o -type f -print0)
+    fi
+}
+
+copy() { # the code, as it stands here
     local archive=lmx.tar.gz
     if [[ -z $dry_run ]]; then
         archive="$(mktemp -d)/lmx.tar.gz"
-        git -C "$root" ls-files -z --cached --others --exclude-standard |
-            tar -C "$root" --null --files-from=- --ignore-failed-read -czf "$archive"
+        listed | tar -C "$root" --null --files-from=- --ignore-failed-read -czf "$archive"
     fi
     run "${vm[@]}" scp "$archive" "$NAME:lmx.tar.gz" "${place[@]}" --worker=all
     [[ -n $dry_run ]] || rm -r "$(dirname "$archive")"

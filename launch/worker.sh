@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh runs on each machine of a slice: worker.sh install SHARE | start [options of lmx train] | stop | state | log
+# What tpu_vm.sh runs on each machine of a slice:
+#
+#   worker.sh install SHARE | start [options of lmx train] | stop | state | log
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 state=${LMX_STATE:-$HOME/lmx-state} # pid, code and log of the run
@@ -20,7 +22,7 @@ install() { # SHARE: a Python that lmx supports, lmx with the TPU's libraries, a
         python3 -m pip install --quiet --user --break-system-packages uv # as newer systems want to be told
     python3 -m uv venv --quiet --allow-existing --python 3.12 "$venv"
     python3 -m uv pip install --quiet --python "$venv/bin/python" "${root}[train,tpu]"
-    "$venv/bin/lmx" doctor --workdir "$mount"
+    "$venv/bin/lmx" doctor --workdir "$mount" || echo "what failed above is to be mended first"
 }
 
 start() { # ARGUMENTS of lmx train: start it so that it outlives this connection
@@ -31,7 +33,8 @@ start() { # ARGUMENTS of lmx train: start it so that it outlives this connection
     rm -f "$state/code" "$state/pid"
     # nohup: at shutdown a session's processes get SIGTERM and at once SIGHUP, and the second signal would end
     # lmx before it has saved.
-    LMX_PROCESSES=${LMX_PROCESSES:-auto} nohup setsid bash "${BASH_SOURCE[0]}" watch "$@" >>"$state/log" 2>&1 </dev/null &
+    export LMX_PROCESSES=${LMX_PROCESSES:-auto}
+    nohup setsid bash "${BASH_SOURCE[0]}" watch "$@" >>"$state/log" 2>&1 </dev/null &
     for _ in {1..50}; do
         [[ ! -s $state/pid ]] || break
         sleep 0.1

@@ -59,7 +59,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             num_processes=count,
             process_id=index,
             initialization_timeout=patience,
-            # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU only.
+            # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU.
             cluster_detection_method="deactivate",
         )
 
@@ -82,8 +82,8 @@ def _initialize(where: str, **options: Any) -> None:
 
 
 def _mind_sigterm() -> None:
-    """Let SIGTERM do again what it did before JAX joined: JAX takes it for itself, so that a process which has
-    not yet begun to train would go on as if nobody had asked it to end."""
+    """Let SIGTERM do again what it did before JAX joined: JAX takes it for itself, so that a process that has
+    not begun to train would go on as if nobody had asked it to end."""
     if threading.current_thread() is threading.main_thread():
         before = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -1,4 +1,4 @@
-"""Programs of clouds and clusters that only write down how they were called: no test reaches the real ones."""
+"""Programs of clouds that only write down how they were called: no test reaches the real ones."""
 
 from __future__ import annotations
 

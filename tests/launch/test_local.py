@@ -1,4 +1,4 @@
-"""Several processes on this machine: their places, signals, deaths and exit codes, with a Python that is none."""
+"""Several processes on this machine: places, signals, deaths and exit codes, with a Python that is none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ FAKE = r"""
 echo "$LMX_PROCESS pid $$" >>"$NOTES"
 echo "$LMX_PROCESS place $LMX_COORDINATOR $LMX_PROCESSES ${CUDA_VISIBLE_DEVICES:-} ${XLA_FLAGS:-}" >>"$NOTES"
 echo "said by $LMX_PROCESS"
-for name in INT TERM HUP; do trap "echo $LMX_PROCESS $name >>\"$NOTES\"; [[ -z \${DEAF:-} ]] && exit 75" $name; done
+hear() { echo "$LMX_PROCESS $1" >>"$NOTES"; [[ -n ${DEAF:-} ]] || exit 75; }
+for name in INT TERM HUP; do trap "hear $name" $name; done
 part="DO_$LMX_PROCESS"
 [[ ${!part:-go} == go ]] && while :; do sleep 0.05; done
 exit "${!part}"

@@ -1,7 +1,8 @@
-"""What Cloud TPU is asked for, in which order; and what happens on the machines, with a machine that is a folder."""
+"""What Cloud TPU is asked for, in which order; and what happens on a machine, here a folder."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -14,7 +15,7 @@ PLACE = {"NAME": "mine", "PROJECT": "ours", "ZONE": "z1"}
 ASKED = {**PLACE, "TOPOLOGY": "v5e:4x4", "SHARE": "10.0.0.2:/runs"}
 QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 VM = ["gcloud", "compute", "tpus", "tpu-vm"]
-# The states that `describe` tells, one a call; of the others the words alone. A machine is the folder `machine`.
+# `describe` tells the states, one a call. What is copied to and run on machines, is in the folder MACHINE.
 GCLOUD = r"""
 case $3-$4 in
 queued-resources-describe) head -n 1 "$STATES"; sed -i '1{$!d}' "$STATES" ;;
@@ -36,11 +37,12 @@ def world(desk: Desk, *states: str) -> dict[str, str]:
 
 
 def steps(desk: Desk) -> list[str]:
-    """Return the calls that change something, each by its verb and, on machines, by what is run there."""
+    """Return the calls that change something, each by its verb; on machines, by what is run there."""
     found = []
     for call in desk.calls("gcloud"):
-        command = [word.split("=", 1)[1] for word in call if word.startswith("--command=")]
-        found.append(" ".join([call[4], *(command[0].split()[2:3] if command else [])]))
+        command = "".join(word for word in call if word.startswith("--command="))
+        ran = "unpack" if " tar " in command else command.partition("worker.sh ")[2].partition(" ")[0]
+        found.append(ran or call[4])
     return [step for step in found if step != "describe"]
 
 
@@ -81,10 +83,10 @@ def test_wait(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("states", "expected"),
     [
-        (("SUSPENDED", "ACTIVE"), "delete create scp ssh install start"),
-        (("SUSPENDING", "FAILED", "ACTIVE"), "delete create scp ssh install start"),
-        (("", "ACTIVE"), "create scp ssh install start"),
-        (("PROVISIONING", "ACTIVE"), "scp ssh install start"),
+        (("SUSPENDED", "ACTIVE"), "delete create scp unpack install start"),
+        (("SUSPENDING", "FAILED", "ACTIVE"), "delete create scp unpack install start"),
+        (("", "ACTIVE"), "create scp unpack install start"),
+        (("PROVISIONING", "ACTIVE"), "scp unpack install start"),
         (("ACTIVE",), "start"),
     ],
     ids=["preempted", "being preempted", "gone", "on its way", "alive"],
@@ -93,9 +95,7 @@ def test_resume(states: tuple[str, ...], expected: str, desk: Desk) -> None:
     cloud = world(desk, *states)
     done = desk.run("tpu_vm.sh", "resume", *TRAIN, **ASKED, **cloud)
     assert done.returncode == 0, done.stderr
-    assert " ".join(step.split()[-1] if "ssh " in step else step for step in steps(desk)) == expected.replace(
-        "ssh", "lmx"
-    )
+    assert " ".join(steps(desk)) == expected
     (start,) = (call for call in desk.calls("gcloud") if "worker.sh start" in call[-1])
     assert start[: len(VM) + 2] == [*VM, "ssh", "mine"]
     assert "--worker=all" in start
@@ -171,9 +171,7 @@ def test_a_run_on_a_machine_from_copy_to_stop(desk: Desk, tmp_path: Path) -> Non
 
 
 def test_a_shutdown_signals_all_and_the_code_is_kept(desk: Desk, tmp_path: Path) -> None:
-    """At shutdown a session gets SIGTERM and then SIGHUP, each process of it; lmx must hear the first alone."""
-    import os
-
+    """At shutdown each process of a session gets SIGTERM and then SIGHUP; lmx must hear the first alone."""
     machine = tmp_path / "machine"
     (machine / "lmx-venv" / "bin").mkdir(parents=True)
     slow = PYTHON.replace("exit 75", "sleep 0.5; exit 75")

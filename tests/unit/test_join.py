@@ -74,7 +74,7 @@ def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(jax.distributed, "initialize", none_found)
     with pytest.raises(UserError, match="LMX_PROCESSES=auto, but JAX finds no cluster"):
         processes.join({"LMX_PROCESSES": "auto"})
-    with pytest.raises(UserError, match="cannot join the other processes by 10.0.0.1:8476"):
+    with pytest.raises(UserError, match=r"cannot join the other processes by 10\.0\.0\.1:8476"):
         processes.join(PLACE)
 
 
