@@ -7,7 +7,7 @@
 # GPUS       GPUs of each process, if any; the first takes the first ones
 # DEVICES    simulated CPU devices of each process, to try without accelerators
 # PYTHON     the Python that has lmx; default: python
-# GRACE      seconds from asking a process to end to killing it, once another one died; default: 10
+# GRACE      seconds from asking a process to end to killing it, once another one died; default: 5
 #
 # SIGTERM, SIGHUP and Ctrl-C reach every process once: the step is finished and saved, and the exit code is 75.
 # A process that dies takes the others with it, and its exit code is that of this script.
@@ -17,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 options "$@"
 need PROCESSES "how many processes to start" 2
-PYTHON=${PYTHON:-python} GRACE=${GRACE:-10}
+PYTHON=${PYTHON:-python} GRACE=${GRACE:-5}
 whole PROCESSES 1
 whole GRACE 0
 [[ -z ${GPUS:-} ]] || whole GPUS 1
@@ -71,13 +71,14 @@ for ((i = 0; i < PROCESSES; i++)); do
     child "$i" </dev/null &
     pids[i]=$!
 done
+set +m # or bash tells of each process's end as of a job's
 
 code=0 deadline=""
 while ((${#pids[@]})); do
     for i in "${!pids[@]}"; do
         ! kill -0 "${pids[i]}" 2>/dev/null || continue
         status=0
-        wait "${pids[i]}" || status=$?
+        wait "${pids[i]}" 2>/dev/null || status=$?
         unset "pids[i]"
         ((status == 0 || (code != 0 && code != 75))) || code=$status
         if [[ -z $deadline ]] && ((status != 0 && status != 75)); then
@@ -89,6 +90,6 @@ while ((${#pids[@]})); do
     if [[ -n $deadline ]] && ((SECONDS >= deadline)); then
         for pid in ${pids[@]+"${pids[@]}"}; do kill -KILL -- "-$pid" 2>/dev/null || true; done
     fi
-    ((${#pids[@]} == 0)) || sleep 0.2
+    ((${#pids[@]} == 0)) || sleep 0.2 || true # a signal to the whole group ends it, too
 done
 exit "$code"
