@@ -23,6 +23,7 @@ COMMANDS = {
     "import-hf": "read a Hugging Face folder, or a model of the hub, into an lmx checkpoint",
     "export-hf": "write a checkpoint as a Hugging Face folder",
     "compile": "what a train step costs on a slice of chips that need not be there: memory, messages, time",
+    "doctor": "check this machine: versions, accelerator, memory, disk; and what to do where one fails",
     "verify": "check an import or an export against its certificate, and against torch",
     "report": "write report.html of a run again",
 }

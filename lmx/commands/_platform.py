@@ -24,9 +24,7 @@ def start() -> None:
     tune_allocator()
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "lmx" / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     processes.join()
     try:
@@ -36,6 +34,13 @@ def start() -> None:
     if not processes.first():
         log.silence()
     stop.begun()
+
+
+def cache_folder() -> Path:
+    """Return where compiled programs are kept between runs."""
+    if told := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(told)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmx" / "compiled"
 
 
 def program() -> str:

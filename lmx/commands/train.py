@@ -120,7 +120,8 @@ def _train(
             processes.by_first(lambda: _finish.write_facts(session, made, began))
     if made < session.total and not session.watch.stop:
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
-        return session.checkpoint(made), stopping.signal
+        # Another of several processes may have had the signal.
+        return session.checkpoint(made), stopping.signal or signal.SIGTERM
     try:
         _finish.finish(session, made, say)
     except KeyboardInterrupt:

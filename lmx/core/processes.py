@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -36,8 +38,9 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     reached.
     """
     given = {name: environment.get(name, "").strip() for name in (COORDINATOR, COUNT, INDEX)}
+    patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
     if given[COUNT] == AUTO:
-        _initialize("the cluster")
+        _initialize("the cluster", initialization_timeout=patience)
         return
     if not any(given.values()):
         return
@@ -47,38 +50,40 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             f"{INDEX}, or {COUNT}={AUTO} on a cluster that JAX knows"
         )
     count, index = _number(COUNT, given[COUNT], 1), _number(INDEX, given[INDEX], 0)
-    patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
+    host, _, port = given[COORDINATOR].rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"{COORDINATOR}={given[COORDINATOR]!r}; expected HOST:PORT, such as 10.0.0.1:8476")
     if index >= count:
         raise UserError(f"{INDEX}={index}, but {COUNT}={count}; expected 0 to {count - 1}")
     if count > 1:
-        _wait_for(given[COORDINATOR], count, index, patience)
+        say(f"process {index} of {count}: joining the others by {host}:{port}, for at most {patience} s")
+        if index > 0:
+            _wait_for(host, int(port), patience)
         _initialize(
             given[COORDINATOR],
             coordinator_address=given[COORDINATOR],
             num_processes=count,
             process_id=index,
             initialization_timeout=patience,
+            # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU.
+            cluster_detection_method="deactivate",
         )
 
 
-def _wait_for(address: str, count: int, index: int, patience: int) -> None:
-    """Say what is waited for, and wait until the first process listens: JAX would end this one by an abort.
+def _wait_for(host: str, port: int, patience: int) -> None:
+    """Wait until the first process listens there: JAX would end this one by an abort.
 
-    Errors: UserError for an address that is none, and where nothing listens there in `patience` seconds.
+    Errors: UserError where nothing listens in `patience` seconds.
     """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"{COORDINATOR}={address!r}; expected HOST:PORT, such as 10.0.0.2:1234")
-    say(f"process {index} of {count}: joining the others by {address}, for at most {patience} s")
     end = time.monotonic() + patience
-    while index > 0:
+    while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection((host.strip("[]"), port), timeout=5).close()
             return
         except (OSError, OverflowError) as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"cannot join the other processes by {address}: {one_line(error)} ({patience} s, "
+                    f"cannot join the other processes by {host}:{port}: {one_line(error)} (for {patience} s, "
                     f"{PATIENCE}); is the first one started, and is the address its own?"
                 ) from error
             time.sleep(0.2)
@@ -88,11 +93,25 @@ def _initialize(where: str, **options: Any) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(**options, heartbeat_timeout_seconds=SILENCE)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, ValueError) and "coordinator_address" not in options:
+            raise UserError(
+                f"{COUNT}={AUTO}, but JAX finds no cluster that it knows (Cloud TPU, Slurm, Open MPI, "
+                f"Kubernetes); set {COORDINATOR}, {COUNT} and {INDEX}, or none of them for one process"
+            ) from error
         raise UserError(
             f"cannot join the other processes by {where}: {one_line(error)}; are all of them started, and is "
             "the address that of the first one?"
         ) from error
+    _mind_sigterm()
+
+
+def _mind_sigterm() -> None:
+    """Let SIGTERM do again what it did before JAX joined: JAX takes it for itself, so that a process that has
+    not begun to train would go on as if nobody had asked it to end."""
+    if threading.current_thread() is threading.main_thread():
+        before = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _number(name: str, text: str, least: int) -> int:

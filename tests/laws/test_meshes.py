@@ -38,9 +38,7 @@ def model() -> Model:
 
 
 def chain() -> Any:
-    return optim.make(
-        "adamw", rate=3e-3, schedule="constant", warmup=2, total=STEPS, decay=0.1, clip=1.0
-    )[1]
+    return optim.make("adamw", rate=3e-3, schedule="constant", warmup=2, total=STEPS, decay=0.1, clip=1.0)[1]
 
 
 def batch(number: int) -> dict[str, np.ndarray]:
@@ -144,7 +142,7 @@ def test_a_state_is_cut_from_birth(build: Any) -> None:
 
 
 def test_what_cuts_a_leaf() -> None:
-    """By the table: width by fsdp, heads, mlp and vocab by tensor; another axis where the first is too odd."""
+    """By the table: width by fsdp, heads, mlp and vocab by tensor; another axis where that one is odd."""
     mesh = mesh_.make(data=2, fsdp=2, tensor=2)
     assert layout.spec(("width", "mlp"), (32, 64), mesh) == PartitionSpec("fsdp", "tensor")
     assert layout.spec(("vocab", "width"), (61, 32), mesh) == PartitionSpec(None, "fsdp")
@@ -156,7 +154,10 @@ def test_what_cuts_a_leaf() -> None:
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [
-        ({"data": -1, "fsdp": 3}, "does not fit 8 devices; the product of what is not -1 must be one of 2, 4"),
+        (
+            {"data": -1, "fsdp": 3},
+            "does not fit 8 devices; the product of what is not -1 must be one of 2, 4",
+        ),
         ({"data": 4, "fsdp": 4}, "mesh.data=4, mesh.fsdp=4, mesh.tensor=1 does not fit 8 devices"),
         ({"data": -1, "fsdp": -1}, "only one of them can be -1"),
         ({"data": 0}, "expected sizes of at least 1, or -1"),
@@ -173,5 +174,7 @@ def test_a_tensor_axis_that_does_not_divide_the_model() -> None:
     shapes = jax.eval_shape(gpt2.build(config).init, jax.random.key(0))
     with pytest.raises(UserError) as raised:
         layout.check(shapes, gpt2.AXES, mesh_.make(tensor=8), heads=3)
-    assert "mesh.tensor=8 does not divide the model's heads (3); the nearest that does is 3" in str(raised.value)
+    assert "mesh.tensor=8 does not divide the model's heads (3); the nearest that does is 3" in str(
+        raised.value
+    )
     layout.check(shapes, gpt2.AXES, mesh_.make(data=1, tensor=3), heads=3)

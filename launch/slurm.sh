@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Submit a training run to Slurm.
+#
+#   NODES=4 TIME=12:00:00 launch/slurm.sh [--dry-run] --config CONFIG --workdir DIR [any option of lmx train]
+#
+# NODES      how many nodes
+# TIME       how long the job may hold them; a run that needs longer saves, stops and is queued again
+# GPUS       GPUs of each node, if any
+# TASKS      processes of each node; default: 1, with all GPUs of its node; with more, each gets its share
+# PARTITION, ACCOUNT, JOB    as sbatch takes them; JOB is the name, default: lmx
+# PYTHON     the Python that has lmx, at the same place on each node; default: python, as found here
+# GRACE      seconds between SIGTERM and the end of TIME, to finish a step and save; default: 120
+# LOG        the job's output; default: lmx-%j.log in this folder
+#
+# DIR must lie on a disk that all nodes share. The same one resumes: after a preemption Slurm queues the job
+# again by itself, at the end of TIME the job does.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+options "$@"
+need NODES "how many nodes to ask for" 4 TIME "how long the job may hold them" 12:00:00
+TASKS=${TASKS:-1} GRACE=${GRACE:-120} GPUS=${GPUS:-0}
+whole NODES 1
+whole TASKS 1
+whole GRACE 1
+whole GPUS 0
+((GPUS % TASKS == 0)) || fail "GPUS=$GPUS, TASKS=$TASKS: expected GPUs of a node that divide over its processes"
+training "${arguments[@]}"
+program sbatch "submit from a machine of the cluster"
+PYTHON=${PYTHON:-$(command -v python || command -v python3 || echo python)}
+
+flags=(
+    --job-name="${JOB:-lmx}" --nodes="$NODES" --ntasks-per-node="$TASKS" --time="$TIME"
+    --requeue --open-mode=append --output="${LOG:-lmx-%j.log}" --signal="TERM@$GRACE"
+)
+[[ -z ${PARTITION:-} ]] || flags+=(--partition="$PARTITION")
+[[ -z ${ACCOUNT:-} ]] || flags+=(--account="$ACCOUNT")
+((GPUS == 0)) || flags+=(--gpus-per-node="$GPUS")
+((GPUS == 0 || TASKS == 1)) || flags+=(--gpus-per-task="$((GPUS / TASKS))")
+
+cost="no chips, CPUs alone"
+((GPUS == 0)) || cost="$(counted $((NODES * GPUS)) chip) ($(counted "$NODES" node) x $GPUS GPUs)"
+say "$(counted $((NODES * TASKS)) process processes) on $(counted "$NODES" node), $cost, for up to $TIME"
+run sbatch "${flags[@]}" "$here/slurm_job.sh" "$GRACE" "$PYTHON" "${arguments[@]}"

@@ -1,0 +1,110 @@
+"""How a process finds its place in a run: the variables, the cluster, and SIGTERM afterwards."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import pytest
+
+from lmx.core import processes
+from lmx.core.errors import UserError
+
+PLACE = {"LMX_COORDINATOR": "10.0.0.1:8476", "LMX_PROCESSES": "4", "LMX_PROCESS": "3"}
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return what JAX is asked to join with, of each call."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options))
+    monkeypatch.setattr(processes, "_wait_for", lambda *address: None)
+    return calls
+
+
+def test_a_place_that_is_given_is_not_asked_of_the_cluster(joined: list[dict[str, Any]]) -> None:
+    processes.join({**PLACE, "LMX_JOIN_SECONDS": "7"})
+    (options,) = joined
+    assert options["coordinator_address"] == "10.0.0.1:8476"
+    assert (options["num_processes"], options["process_id"]) == (4, 3)
+    assert options["initialization_timeout"] == 7
+    assert options["cluster_detection_method"] == "deactivate"
+
+
+def test_the_cluster_is_asked_for_all_of_it(joined: list[dict[str, Any]]) -> None:
+    processes.join({"LMX_PROCESSES": "auto", "LMX_JOIN_SECONDS": "900"})
+    (options,) = joined
+    assert options.keys() == {"initialization_timeout", "heartbeat_timeout_seconds"}
+    assert options["initialization_timeout"] == 900
+
+
+def test_one_process_joins_nobody(joined: list[dict[str, Any]]) -> None:
+    processes.join({})
+    processes.join({**PLACE, "LMX_PROCESSES": "1", "LMX_PROCESS": "0"})
+    assert joined == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"LMX_PROCESS": ""}, "LMX_PROCESS not set"),
+        ({"LMX_PROCESS": "4"}, "LMX_PROCESS=4, but LMX_PROCESSES=4; expected 0 to 3"),
+        ({"LMX_PROCESSES": "four"}, "LMX_PROCESSES='four'; expected a whole number"),
+        ({"LMX_COORDINATOR": "10.0.0.1"}, "LMX_COORDINATOR='10.0.0.1'; expected HOST:PORT"),
+        ({"LMX_COORDINATOR": ":8476"}, "LMX_COORDINATOR=':8476'; expected HOST:PORT"),
+        ({"LMX_JOIN_SECONDS": "0"}, "LMX_JOIN_SECONDS='0'; expected a whole number of at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_named(
+    changed: dict[str, str], said: str, joined: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        processes.join({**PLACE, **changed})
+    assert said in str(caught.value)
+    assert joined == []
+
+
+def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_found(**options: Any) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", none_found)
+    with pytest.raises(UserError, match="LMX_PROCESSES=auto, but JAX finds no cluster"):
+        processes.join({"LMX_PROCESSES": "auto"})
+    with pytest.raises(UserError, match=r"cannot join the other processes by 10\.0\.0\.1:8476"):
+        processes.join({**PLACE, "LMX_PROCESS": "0"})
+
+
+JOINED = """
+import os, signal, sys
+import jax
+from lmx.core import processes
+processes._initialize("here", coordinator_address=sys.argv[1], num_processes=1, process_id=0,
+                      cluster_detection_method="deactivate")
+print("gpus", jax.config.read("jax_cuda_visible_devices"), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+import time
+time.sleep(5)
+print("went on")
+"""
+
+
+def test_sigterm_ends_a_process_that_has_joined_but_not_begun(lmx_environment: dict[str, str]) -> None:
+    """JAX's own handler, set when a process joins, swallows SIGTERM. And Slurm's variables hide no GPU."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "n1", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", JOINED, address],
+        env=lmx_environment | {f"SLURM_{name}": value for name, value in slurm.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stdout + done.stderr
+    assert done.stdout == "gpus all\n"
