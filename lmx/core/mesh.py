@@ -90,6 +90,17 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Return a tree of arrays on the mesh: what lies elsewhere is made whole on each device."""
+    there, whole = set(mesh.devices.flat), replicated(mesh)
+
+    def of(leaf: Any) -> Any:
+        known = isinstance(leaf, jax.Array) and leaf.sharding.device_set == there
+        return leaf if known else jax.device_put(leaf, whole)
+
+    return jax.tree.map(of, tree)
+
+
 def gather(tree: Any) -> Any:
     """Return the tree as numpy arrays, whole on this host."""
     return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -17,7 +17,7 @@ from flax import nnx
 from lmx.core import execution, functions, layout, tree
 from lmx.core import rng as rng_
 from lmx.core.errors import UserError, did_you_mean
-from lmx.core.types import Array, Params, Taps
+from lmx.core.types import Array, Model, Outputs, Params, Taps
 
 Init = Callable[..., Array]
 
@@ -119,6 +119,16 @@ class Blueprint:
             for i, leaves in enumerate(layers):
                 leaves[path] = drawn[i]
         return {str(i): tree.unflatten(leaves) for i, leaves in enumerate(layers)}
+
+
+def plain(init: Callable[[Array], Params], apply: Callable[..., Outputs]) -> Model:
+    """Return a model whose leaves all train, and that has nothing to fold."""
+    return Model(
+        init=init,
+        apply=apply,
+        trainable=lambda params: tree.map_named(lambda path, leaf: True, params),
+        fold=lambda params: params,
+    )
 
 
 class Tapper:

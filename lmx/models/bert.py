@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, layout, tree
+from lmx.core import functions, layout
 from lmx.core import rng as rng_
 from lmx.core.errors import UserError
 from lmx.core.hf_table import Entry, Table
@@ -162,9 +162,12 @@ def build(config: Config) -> Model:
     )
 
     def init(key: Array) -> Params:
-        blocks = block.start_layers(key, "block", config.layers)
         top = {"pooler": pooler.start(key, "pooler")} if config.pooler else {}
-        return {"embed": embed.start(key, "embed"), "block": blocks, **top}
+        return {
+            "embed": embed.start(key, "embed"),
+            "block": block.start_layers(key, "block", config.layers),
+            **top,
+        }
 
     def apply(
         params: Params,
@@ -200,18 +203,13 @@ def build(config: Config) -> Model:
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}
         if config.pooler:
-            top = x if tapper.taps else top
-            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(top[:, 0]))
+            first = (x if tapper.taps else top)[:, 0]
+            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(first))
         if tapper.taps:
             outputs["taps"] = {**captured, **inside}
         return outputs
 
-    return Model(
-        init=init,
-        apply=apply,
-        trainable=lambda params: tree.map_named(lambda path, leaf: True, params),
-        fold=lambda params: params,
-    )
+    return layers_.plain(init, apply)
 
 
 def _norm(theirs: str, ours: str) -> tuple[Entry, ...]:

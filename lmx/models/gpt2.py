@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import execution, functions, layout, tree
+from lmx.core import execution, functions, layout
 from lmx.core import rng as rng_
 from lmx.core.hf_table import Entry, Table
 from lmx.core.types import Array, Batch, Model, Outputs, Params, Taps
@@ -205,12 +205,7 @@ def build(config: Config) -> Model:
             outputs["cache"] = sequence_.advance(cache, time)
         return outputs
 
-    return Model(
-        init=init,
-        apply=apply,
-        trainable=lambda params: tree.map_named(lambda path, leaf: True, params),
-        fold=lambda params: params,
-    )
+    return layers_.plain(init, apply)
 
 
 HF = Table(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmx.core.log import duration
+from lmx.core.progress import duration
 
 UNSEEN = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {13: 0x240D, 127: 0x2421}
 UNSEEN |= dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)  # lone surrogates are no characters

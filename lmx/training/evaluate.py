@@ -33,6 +33,7 @@ def over(
 ) -> dict[str, float]:
     """Return the sums over all batches."""
     total: dict[str, float] = {}
+    params = mesh_.place(params, mesh)
     for batch in batches:
         for name, value in jax.device_get(evaluate(params, mesh_.put(batch, mesh))).items():
             total[name] = total.get(name, 0.0) + float(value)

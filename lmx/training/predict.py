@@ -54,6 +54,7 @@ def over(
     """
     rows: dict[str, dict[int, np.ndarray]] = {}
     total: dict[str, float] = {}
+    params = mesh_.place(params, mesh)
     for indices, batch in batches:
         found, sums = jax.device_get(predict(params, mesh_.put(processes.part(batch), mesh)))
         for name, values in found.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from lmx.core import log
+from lmx.core import log, progress
 from lmx.core.errors import UserError
 from lmx.core.types import Sums
 
@@ -88,7 +88,7 @@ class Recorder:
         self.metrics = log.Jsonl(workdir / "metrics.jsonl")
         self.samples = log.Jsonl(workdir / "samples.jsonl")
         self.events = log.TensorBoard(workdir / "events", resumed=start or None)
-        self.progress = log.Progress(total, start, per_step, unit=unit)
+        self.progress = progress.Progress(total, start, per_step, unit=unit)
         self._per_step, self._unit = per_step, unit
         before = log.read_jsonl(workdir / "metrics.jsonl") if start else []
         self._began = time.monotonic() - (float(before[-1]["seconds"]) if before else 0.0)
