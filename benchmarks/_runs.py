@@ -30,7 +30,7 @@ def session(case: Case, folder: Path, *, log: int, total: int) -> Any:
         "model.vocab_size": None if characters else case.V,
         "tokenizer.name": "characters" if characters else "bpe",
         "data.boundary": not characters,
-        "data.folder": str(folder / f"rows-{case.T}"),
+        "data.folder": str(folder / f"rows-{case.T}-{case.V}"),
         "batch.size": case.B,
         "batch.length": case.T,
         "total": f"{total} steps",
