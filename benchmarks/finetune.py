@@ -13,7 +13,6 @@ lmx compiles. --parity trains each task on both sides and compares the losses. N
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
 import resource
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretrain_step import environment, machine, threads
+from _processes import Process, answer, close, environment, hold_cores, machine, threads
 
 RATE, DECAY, CLIP, WARMUP, SIZE = 5e-5, 0.01, 1.0, 22, 32
 Arrays = dict[str, np.ndarray]
@@ -153,17 +152,19 @@ SIDES = {"lmx": lmx_side, "torch": torch_side, "torch, own padding": own_padding
 
 
 def serve(side: str, start: Path, data: Path, work: Path, dropout: bool) -> None:
-    """Answer each line on stdin, `warm` or a number of steps, with what these steps gave, in JSON."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: threads()])
+    """Answer each line, `warm` or a number of steps, with what these steps gave."""
     if side == "write":
+        hold_cores()
         write(start, data, work, dropout=dropout)
-        return
-    run, stream, batches = SIDES[side](start, data, work, dropout)
+    else:
+        answer(lambda: _steps(*SIDES[side](start, data, work, dropout)))
+
+
+def _steps(run: Run, stream: Iterator[Arrays], batches: list[Arrays]) -> Callable[[str], dict[str, Any]]:
     widths = {batch["input_ids"].shape[1]: batch for batch in batches}
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        warm = line.strip() == "warm"
+
+    def made(line: str) -> dict[str, Any]:
+        warm = line == "warm"
         todo = iter([widths[w] for w in sorted(widths)]) if warm else stream
         steps = []
         for _ in range(len(widths) if warm else int(line)):
@@ -173,7 +174,9 @@ def serve(side: str, start: Path, data: Path, work: Path, dropout: bool) -> None
             took = 1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - worked)
             steps.append((batch["input_ids"].shape[1], loss, *took))
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"steps": steps, "rss": most, "epoch": _count(batches)}), flush=True)
+        return {"steps": steps, "rss": most, "epoch": _count(batches)}
+
+    return made
 
 
 def _count(batches: list[Arrays]) -> dict[int, int]:
@@ -181,38 +184,22 @@ def _count(batches: list[Arrays]) -> dict[int, int]:
     return {width: widths.count(width) for width in sorted(set(widths))}
 
 
-class Side:
-    """One side in a process of its own, and what it has measured: (width, loss, wall ms, CPU ms) of steps."""
+class Side(Process):
+    """One side, and what it has measured: (width, loss, wall ms, CPU ms) of steps."""
 
     def __init__(self, name: str, command: list[str]) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-        )
-        self.name, self.rss, self.epoch = name, 0.0, dict[int, int]()
+        super().__init__(name, command, environment())
+        self.receive()
+        self.rss, self.epoch = 0.0, dict[int, int]()
         self.steps: list[tuple[int, float, float, float]] = []
-        self._answer()
-        self.warm = self.ask("warm")
+        self.warm = self.made("warm")
 
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the {self.name} side ended with exit code {self._process.wait()}")
-        return json.loads(line)
-
-    def ask(self, line: str) -> list[tuple[int, float, float, float]]:
+    def made(self, line: str) -> list[tuple[int, float, float, float]]:
         """Send a line; return the steps that it made."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        self.rss = answer["rss"]
-        self.epoch = {int(width): count for width, count in answer["epoch"].items()}
-        return [tuple(step) for step in answer["steps"]]
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
+        found = self.ask(line)
+        self.rss = found["rss"]
+        self.epoch = {int(width): count for width, count in found["epoch"].items()}
+        return [tuple(step) for step in found["steps"]]
 
     def whole(self, column: int) -> float:
         """Return the seconds of an epoch: the median step of each width, as often as it comes."""
@@ -245,8 +232,7 @@ def sides(start: Path, data: Path, dropout: bool) -> Iterator[list[Side]]:
                 begun.append(Side(name, command(name)))
             yield begun
         finally:
-            for side in begun:
-                side.close()
+            close(begun)
 
 
 def measure(start: Path, data: Path, dropout: bool, rounds: int, count: int) -> list[str]:
@@ -260,7 +246,7 @@ def measure(start: Path, data: Path, dropout: bool, rounds: int, count: int) -> 
             raise SystemExit(f"the first losses differ: {first[0]} and {first[1]}")
         for number in range(rounds):
             for side in begun if number % 2 == 0 else reversed(begun):
-                side.steps += side.ask(str(count))
+                side.steps += side.made(str(count))
     rows = []
     for side in begun:
         wall, work = side.whole(2), side.whole(3)

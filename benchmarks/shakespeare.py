@@ -36,19 +36,18 @@ def settings(text: str, workdir: Path) -> dict[str, Any]:
 
 def lmx_side(text: str, workdir: Path) -> tuple[float, float]:
     """`lmx train`, whole, without evaluations and saves, as on the other side."""
-    from lmx.commands import _session, prepare, train
+    from lmx.commands import _session
     from lmx.commands._platform import start
 
     start()
     fields = {**settings(text, workdir), "evaluate": "0 steps", "save": "0 steps"}
-    folder, manifest = prepare.prepare(fields, workdir, say=lambda _: None)
-    session = _session.Session(train.resolve(fields, manifest, folder), workdir, manifest, print)
+    session = _session.make(fields, workdir, print)
     made = session.open()
     session.kept.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
     began = time.perf_counter()
     session.run(made, lambda: False)
     seconds = time.perf_counter() - began
-    return seconds, session.figures(session.state.params)["loss"]
+    return seconds, session.feed.figures(session.state.params)["loss"]
 
 
 def torch_side(text: str, workdir: Path) -> tuple[float, float]:

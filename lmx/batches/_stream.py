@@ -21,7 +21,10 @@ the row's place in its source, and `epoch` (B,), int64, which count from 0."""
 
 
 class Examples(Protocol):
-    """A source: rows by index, each a dict of arrays of the same shapes."""
+    """A source: rows by index, each a dict of arrays of the same shapes.
+
+    One that has `take(indices)` as well, several rows at once in that order, is asked by it.
+    """
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
@@ -86,7 +89,7 @@ class Batches:
         """
         seats = [k * self.size + place for place in self._slice]
         index = [int(self._stream[seat]) for seat in seats]
-        rows = [self._source[i] for i in index]
+        rows = _taken(self._source, index)
         return _batch(rows, index, [seat // self.rows for seat in seats], self._encode, self._slice)
 
     def iterate(self, start: int = 0, *, ahead: int = 2) -> Prefetch:
@@ -110,7 +113,8 @@ def whole(
     blank = {name: np.zeros_like(value) for name, value in source[0].items()}
     for first in range(0, len(source), size):
         here = [first + place for place in mine]
-        rows = [source[index] if index < len(source) else blank for index in here]
+        rows = _taken(source, [index for index in here if index < len(source)])
+        rows += [blank] * (len(here) - len(rows))
         yield _batch(rows, here, [0] * len(here), encode, mine)
 
 
@@ -192,6 +196,11 @@ def places(size: int, process_index: int, process_count: int) -> range:
     assert 0 <= process_index < process_count, "a process outside the count"
     part = size // process_count
     return range(process_index * part, (process_index + 1) * part)
+
+
+def _taken(source: Examples, indices: list[int]) -> list[Mapping[str, np.ndarray]]:
+    take = getattr(source, "take", None)
+    return [source[index] for index in indices] if take is None else list(take(indices))
 
 
 def _batch(

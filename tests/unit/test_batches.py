@@ -91,6 +91,21 @@ def test_iterating_from_k(start: int) -> None:
         assert [ids(next(iterator)) for _ in range(6)] == [ids(batches.batch(start + i)) for i in range(6)]
 
 
+class Together(Numbers):
+    """The same rows, which can be had several at once."""
+
+    def take(self, indices: list[int]) -> list[Arrays]:
+        return [super(Together, self).__getitem__(index) for index in indices]
+
+
+def test_rows_taken_together_make_the_same_batches() -> None:
+    together = Batches(Together(10), size=4, seed=0, encode=encode)
+    for k in (0, 2, 7):
+        np.testing.assert_equal(together.batch(k), make().batch(k))
+    one, other = (list(whole(numbers(5), size=2, encode=encode)) for numbers in (Together, Numbers))
+    np.testing.assert_equal(one, other)
+
+
 def test_steps_per_epoch_is_not_rounded() -> None:
     assert make().steps_per_epoch == 2.5
     assert make().rows == 10

@@ -101,6 +101,16 @@ def test_reading(made: Path) -> None:
     assert rows[0]["tokens"].shape == (17,)
 
 
+def test_several_at_once_are_those_one_by_one(made: Path) -> None:
+    rows = source("train", folder=made)
+    order = [8, 0, len(rows) - 1, 8, 7, 6]  # of several shards, out of order, one of them twice
+    for found, index in zip(rows.take(order), order, strict=True):
+        np.testing.assert_equal(found, rows[index])
+    assert rows.take([]) == []
+    with pytest.raises(IndexError, match=f"row {len(rows)} of {len(rows)}"):
+        rows.take([0, len(rows)])
+
+
 def test_pickle_and_threads(made: Path) -> None:
     rows = source("train", folder=made)
     expected = [rows[i]["tokens"].tolist() for i in range(len(rows))]
