@@ -44,8 +44,9 @@ def cache_folder() -> Path:
 
 
 def check_fits(needed: int) -> None:
-    """Raise UserError where a state of so many bytes a device does not fit the device's memory, or, on CPUs, its
-    share of the machine's: before anything compiles.
+    """Raise UserError where a state of so many bytes a device does not fit: before anything compiles.
+
+    A CPU device has its share of the machine's memory.
     """
     import jax
 

@@ -95,7 +95,7 @@ def like(state: Any, params: Any, sharded: Any, mesh: Mesh) -> Any:
 
 
 def check(sizes: Mapping[str, int], mesh: Mesh) -> None:
-    """Raise UserError where the mesh's axis `tensor` does not divide one of the sizes {name of an axis: size}.
+    """Raise UserError where the mesh's axis `tensor` does not divide one of the sizes, {its name: size}.
 
     What cannot be cut would be held and computed by each device, and nobody would know.
     """
@@ -111,10 +111,8 @@ def check(sizes: Mapping[str, int], mesh: Mesh) -> None:
 
 def held(tree: Any) -> int:
     """Return the bytes of a tree of arrays, or of shapes with shardings, that one device holds."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(one.sharding.shard_shape(one.shape)) * one.dtype.itemsize for one in leaves)
 
 
 def gathered(leaf: Array, names: Sequence[str]) -> Array:
