@@ -80,6 +80,7 @@ def devices(slice_: chips.Slice) -> Sequence[Any]:
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no TPU is asked what it is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # others may compile, or train, at the same time
     try:
         with (
             _hushed()

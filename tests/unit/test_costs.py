@@ -109,7 +109,7 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 }
 
 %all-reduce-scatter.1 (q: f32[4]) -> f32[1] {
-  %r = f32[4]{0} all-reduce(%q), replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, to_apply=%add
+  %r = f32[4]{0} all-reduce(%q), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}, to_apply=%s
   ROOT %d = f32[1]{0} dynamic-slice(%r, %place), dynamic_slice_sizes={1}
 }
 """
