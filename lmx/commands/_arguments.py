@@ -18,6 +18,10 @@ def folder(text: str | os.PathLike[str]) -> Path:
     name = os.fspath(text)
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise UserError(f"{name!r}: expected the name of a folder; for the one you are in, write .")
+    if "://" in name:  # a path would be the folder "gs:" and what is in it
+        raise UserError(
+            f"{name!r} is an address; expected a folder: mount the bucket (gcsfuse) and name that"
+        )
     return Path(name).expanduser()
 
 

@@ -142,6 +142,10 @@ def test_keys_that_no_base_has(tmp_path: Path, capsys: Any) -> None:
         (["report", "--workdir", "nowhere"], ["nowhere"]),
         (["report", "--workdir", ""], ["--workdir", "expected the name of a folder"]),
         (
+            ["train", "--config", "quickstart", "--workdir", "gs://bucket/run"],
+            ["--workdir", "'gs://bucket/run' is an address", "mount the bucket"],
+        ),
+        (
             ["train", "--config", "quickstart", "--workdir", ""],
             ["--workdir", "expected the name of a folder"],
         ),
