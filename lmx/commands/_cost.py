@@ -98,8 +98,8 @@ class Cost:
             self._ledger.mark(step)
 
     def figures(self) -> dict[str, float]:
-        """Return `mfu`, the share of the peak that the steps since the last call reached, and `memory`, the most
-        bytes in use at once, as far as they are known. To be asked when all steps are made."""
+        """Return `mfu`, the share of the peak that the steps since the last call reached, and `memory`, bytes
+        in use at the most, as far as they are known. To be asked when all steps are made."""
         rate, used, found = self.meter.rate(), self._memory(), {}
         if rate is not None and self._peak is not None:
             found["mfu"] = rate / self._peak.flops

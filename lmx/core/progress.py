@@ -96,8 +96,8 @@ class Progress:
         return spent / done * (self.total - self.step) if done > 0 else None
 
     def update(self, step: int, loss: float | None = None, mfu: float | None = None) -> None:
-        """Tell that `step` steps are done, and what is known of them: the loss of the last one in nats, and the
-        share of the devices' peak that the last ones reached."""
+        """Tell that `step` steps are done, and, where they are known, the loss of the last one in nats and
+        the share of the devices' peak that the last ones reached."""
         now = self._clock()
         self.step = step
         if loss is not None:
