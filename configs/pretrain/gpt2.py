@@ -13,7 +13,6 @@ from lmx.core.config import ConfigDict, inherit
 def get_config() -> ConfigDict:
     """12 layers of width 768, 1,024 tokens, 50,257 pieces; blocks are compiled once and computed again."""
     c = inherit("base")
-    c.model.vocab_size = 50_257
     c.model.positions = 1024
     c.model.layers, c.model.width, c.model.heads = 12, 768, 12
     c.tokenizer.size = 50_257

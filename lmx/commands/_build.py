@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from lmx.core import execution as execution_
 from lmx.core import layout, plugin, rows
+from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.execution import Execution
 from lmx.core.hf_table import HeadTable, Table
@@ -45,6 +47,19 @@ def model(config: Mapping[str, Any]) -> Model:
     if "tasks" in config:
         return members(config).model
     return _model(rows.canonical({"model": config["model"], "task": config["task"]}))
+
+
+def mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
+    """Return the mesh of a config, over all devices or over these.
+
+    Errors: UserError where it does not fit them, or does not divide the batch, or, where they are known, the
+    heads and the inner width of the layers.
+    """
+    made, model = mesh_.make(**config["mesh"], devices=devices), config["model"]
+    mesh_.check_batch(config["batch"]["size"], made)
+    if model.get("heads") and model.get("width"):
+        layout.check({"heads": model["heads"], "mlp": model.get("mlp_width") or 4 * model["width"]}, made)
+    return made
 
 
 def execution(config: Mapping[str, Any], backend: str | None = None) -> Execution:

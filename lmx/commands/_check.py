@@ -9,7 +9,6 @@ from typing import Any
 from lmx import optim
 from lmx.commands import _bodies, _build, _packed, _start, _watch, _wire, prepare
 from lmx.core import config as config_
-from lmx.core import mesh
 from lmx.core.errors import UserError
 from lmx.generation import sample
 from lmx.runs import lock
@@ -38,7 +37,7 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
         raise UserError(
             f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
         )
-    mesh.check_batch(size, mesh.make(**config["mesh"]))
+    _build.mesh(config)
     durations(config, tokens_per_step=size * length)
     _packed.check_long(config)
     if "samples" in config:

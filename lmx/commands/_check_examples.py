@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmx.commands import _bodies, _build, _check, _judge, _members, _options, _supervised, _wire
-from lmx.core import mesh, plugin
+from lmx.core import plugin
 from lmx.core.errors import UserError
 
 
@@ -35,7 +35,7 @@ def _shared(config: Mapping[str, Any]) -> None:
     for name in ("size", "length", "multiple", "window"):
         if batch[name] < 1:
             raise UserError(f"batch.{name}={batch[name]}; expected at least 1")
-    mesh.check_batch(batch["size"], mesh.make(**config["mesh"]))
+    _build.mesh(config)
     _check.durations(config, tokens_per_step=None)
 
 

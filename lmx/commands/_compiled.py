@@ -6,8 +6,10 @@ import importlib.util
 import math
 import os
 import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,8 @@ import numpy as np
 
 from lmx import optim
 from lmx.commands import _build, prepare
+from lmx.core import layout, tree
 from lmx.core import mesh as mesh_
-from lmx.core import tree
 from lmx.core.errors import UserError
 from lmx.core.vocabulary import Vocabulary
 from lmx.costs import chips, flops, messages, roofline
@@ -79,7 +81,10 @@ def devices(slice_: chips.Slice) -> Sequence[Any]:
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no TPU is asked what it is
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=slice_.name).devices
+        with (
+            _hushed()
+        ):  # it looks for the chips of this machine, and complains of each file that is not there
+            return topologies.get_topology_desc(platform="tpu", topology_name=slice_.name).devices
     except Exception as error:  # whatever the compiler's library raises
         raise UserError(
             f"topology {slice_.name}: the TPU compiler knows no such slice ({_first(error)}); chips come in "
@@ -87,10 +92,22 @@ def devices(slice_: chips.Slice) -> Sequence[Any]:
         ) from error
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Let nothing reach stderr, C++'s lines neither."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def step_of(config: Mapping[str, Any], mesh: Any) -> tuple[Any, Any, dict[str, Any]]:
     """Return (the step, its state as shapes, its batch as shapes) of a pretraining config on a mesh."""
-    if config["model"].get("vocab_size") is None:
-        raise UserError("model.vocab_size is for the data to tell; give one: --config.model.vocab_size=50257")
     model, axes = _build.model(config), _build.axes(config)
     own = {name: value for name, value in config["optim"].items() if name not in optim.DURATIONS}
     _, optimizer = optim.make(total=STEPS, **{**own, "warmup": 0})
@@ -106,13 +123,25 @@ def step_of(config: Mapping[str, Any], mesh: Any) -> tuple[Any, Any, dict[str, A
         parts=config["batch"]["parts"],
         whole=getattr(_build.task(config), "whole", dict),
     )
-    mesh_.check_batch(config["batch"]["size"], mesh)
     place = mesh_.by_example(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((config["batch"]["size"], *rows.shape[1:]), rows.dtype, sharding=place)
         for name, rows in _rows(config).items()
     }
     return made, state_of.abstract(model, optimizer, mesh=mesh, axes=axes), batch
+
+
+def sized(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config whose model has as many ids as its tokenizer is to have, where it does not say.
+
+    Errors: UserError where that is for the data to tell.
+    """
+    if config["model"].get("vocab_size") is not None:
+        return dict(config)
+    size = config["tokenizer"].get("size")
+    if config["tokenizer"]["name"] not in ("bpe", "wordpiece") or size is None:
+        raise UserError("model.vocab_size is for the data to tell; give one: --config.model.vocab_size=50257")
+    return {**config, "model": {**config["model"], "vocab_size": size}}
 
 
 def _rows(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -135,9 +164,12 @@ def _rows(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -> Compiled:
     """Return what the step of a config costs on a slice."""
-    mesh = mesh_.make(**config["mesh"], devices=there)
+    mesh = _build.mesh(config, there)
     made, state_, batch = step_of(config, mesh)
     rows, began = config["batch"]["size"] / mesh.size, time.monotonic()
+    needed, limit = layout.held(state_), slice_.chip.memory
+    if limit is not None and needed > limit * (1 - RESERVED):  # no compiler is needed to know
+        return Compiled(rows, 0.0, over=f"the state alone needs {_bytes(needed)} of a chip's {_bytes(limit)}")
     try:
         compiled = made.func.lower(*made.args, state_, batch).compile()
     except Exception as error:
@@ -167,23 +199,40 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
 
 
 def largest(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -> tuple[int, int]:
-    """Return (the most rows a chip that fit, how many steps were compiled to find it)."""
+    """Return (the most rows a chip that fit, to an eighth; how many steps were compiled to find it).
+
+    Memory grows by the row: a line through two sizes that fit tells which to try next.
+    """
     mesh = mesh_.make(**config["mesh"], devices=there)
-    tried: dict[int, bool] = {}
+    fit: dict[int, int] = {}
+    least, count, rows = 2**16, 0, 4  # least: the fewest rows that are known not to fit
 
-    def fits(rows: int) -> bool:
+    while True:
         size = rows * mesh.size
-        tried[rows] = step({**config, "batch": {**config["batch"], "size": size}}, slice_, there).fits
-        return tried[rows]
+        found = step({**config, "batch": {**config["batch"], "size": size}}, slice_, there)
+        count += 1
+        if found.fits:
+            fit[rows] = found.memory
+        else:
+            least = rows
+        low = max(fit, default=0)
+        if least - low <= max(1, low // 8):
+            return low, count
+        rows = _next(fit, low, least, None if found.limit is None else found.limit * (1 - RESERVED))
 
-    high = 1
-    while high <= 4096 and fits(high):
-        high *= 2
-    low = high // 2
-    while high - low > max(1, low // 8):
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low, len(tried)
+
+def _next(fit: Mapping[int, int], low: int, least: int, limit: float | None) -> int:
+    """Return a number of rows between the most that fit and the fewest that do not."""
+    if len(fit) < 2:
+        return min(2 * low, least - 1) if low else least // 2
+    before = sorted(fit)[-2]
+    if limit is None or fit[low] <= fit[before]:
+        guess = 2 * low
+    else:
+        guess = low + int((limit - fit[low]) * (low - before) / (fit[low] - fit[before]))
+    if least < 2**16 and not low < guess < least:  # the line was wrong: halve
+        guess = (low + least) // 2
+    return max(low + 1, min(guess, least - 1, 4 * low))
 
 
 def _wanted(error: Exception) -> str:
@@ -199,7 +248,8 @@ def _first(error: Exception) -> str:
 def told(found: Compiled, slice_: chips.Slice) -> str:
     """Return what a step costs, as lines for people."""
     chips_ = f"{slice_.chips} chip{'s' * (slice_.chips > 1)}"
-    lines = [f"{slice_.name}: {chips_}, {found.rows:g} rows each; compiled in {found.seconds:.0f} s"]
+    rows = f"{found.rows:g} row{'s' * (found.rows != 1)} each"
+    lines = [f"{slice_.name}: {chips_}, {rows}; compiled in {found.seconds:.0f} s"]
     if found.over:
         help_ = "lower batch.size, raise mesh.fsdp, or set execution.remat=block"
         return "\n".join([*lines, f"does not fit: {found.over}; {help_}"])
@@ -212,8 +262,7 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
     done, needed = found.operations / 1e12, found.model / 1e12
     lines.append(f"operations of a chip: {done:.3g} TFLOP, of which training needs {needed:.3g}")
     lines += [
-        f"{one.kind}: {one.count} x {one.size / 1e6:.3g} MB among {one.group}, "
-        f"{one.sent / 1e6:.4g} MB sent by each"
+        f"{one.kind}: {one.count} x {_bytes(one.size)} among {one.group}, {_bytes(one.sent)} sent by each"
         for one in found.messages
     ] or ["no messages between chips"]
     sent = math.fsum(one.sent for one in found.messages)
@@ -225,3 +274,13 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
         each = ", ".join(f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in times.items())
         lines.append(f"a step takes at least {each}: {bounds.binds} bind, MFU at most {bounds.mfu:.0%}")
     return "\n".join(lines)
+
+
+def _bytes(size: float) -> str:
+    """Return a number of bytes in the unit that suits it.
+
+    >>> _bytes(4), _bytes(154389504)
+    ('4 B', '154 MB')
+    """
+    unit = next((unit for unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= unit[0]), (1, "B"))
+    return f"{size / unit[0]:.3g} {unit[1]}"

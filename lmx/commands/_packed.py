@@ -16,7 +16,6 @@ from lmx import batches as batches_
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _wire
 from lmx.core import config as config_
-from lmx.core import mesh as mesh_
 from lmx.core import plugin
 from lmx.core.errors import UserError
 from lmx.core.types import Metric, Model, Objective
@@ -155,7 +154,7 @@ def check_long(config: Mapping[str, Any]) -> None:
             f"long.length={length}: the {tokens} tokens of a step (batch.size x batch.length) are to be rows "
             f"of that length, in {batch['parts']} parts; choose sizes that divide"
         )
-    mesh_.check_batch(size, mesh_.make(**config["mesh"]))
+    _build.mesh({**config, "batch": {**batch, "size": size}})
 
 
 def resolve(config: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:

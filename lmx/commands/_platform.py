@@ -43,6 +43,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmx" / "compiled"
 
 
+def check_fits(needed: int) -> None:
+    """Raise UserError where a state of so many bytes a device does not fit the device's memory, or, on CPUs, its
+    share of the machine's: before anything compiles.
+    """
+    import jax
+
+    from lmx.core.errors import UserError
+
+    device = jax.local_devices()[0]
+    have = (device.memory_stats() or {}).get("bytes_limit")
+    if have is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(jax.local_devices())
+    if have is not None and needed > have:
+        raise UserError(
+            f"parameters and the optimizer's state need {needed / 1e9:.1f} GB a device, which has "
+            f"{have / 1e9:.1f} GB; make the model smaller, or cut the state over more devices (mesh.fsdp)"
+        )
+
+
 def program() -> str:
     """Return the words that call lmx as it was called: `lmx` where that is this one, else its path."""
     called = sys.argv[0] if sys.argv else ""

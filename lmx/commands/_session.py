@@ -15,13 +15,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lmx import optim
-from lmx.commands import _bodies, _build, _multi, _packed, _start, _supervised, prepare
+from lmx.commands import _bodies, _build, _multi, _packed, _platform, _start, _supervised, prepare
 from lmx.commands._cost import Cost
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
-from lmx.core import mesh as mesh_
-from lmx.core import processes, tree
+from lmx.core import layout, processes, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
@@ -36,8 +35,7 @@ Say = Callable[[str], None]
 
 def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
     """Prepare the data of a checked config and return its session."""
-    mesh = mesh_.make(**config["mesh"])
-    mesh_.check_batch(config["batch"]["size"], mesh)
+    mesh = _build.mesh(config)
     feed: Feed
     members, keep = None, None
     if "tasks" in config:
@@ -63,6 +61,7 @@ def make(config: Mapping[str, Any], workdir: Path, say: Say) -> Session:
         feed = _supervised.Supervised(prepared, model=model, mesh=mesh)
         keep = partial(_supervised.keep, prepared)
         start = partial(_bodies.params, resolved, model, say=say)
+    _build.mesh(resolved)  # once more, for what the start or the data has told
     return Session(
         resolved, workdir, feed, model=model, mesh=mesh, start=start, keep=keep, say=say, members=members
     )
@@ -152,6 +151,7 @@ class Session:
         3. From scratch, by the seed.
         """
         wanted = self._wanted()
+        _platform.check_fits(layout.held(wanted))
         found = self.kept.restore_newest(wanted.params, wanted.optimizer, say=self.say)
         made = 0
         if found is not None:

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     plain: dict[str, Any] = config_.plain(config)
     if not config_.pretraining(plain):
         raise UserError(f"{options.config} is no pretraining config; name one of those, such as quickstart")
+    plain = _compiled.sized(plain)
     devices = _compiled.devices(slice_)
     found = _compiled.step(plain, slice_, devices)
     print(_compiled.told(found, slice_))

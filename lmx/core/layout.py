@@ -7,6 +7,7 @@ A model names the axes of its leaves (AXES); nothing else says what is cut. Sour
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,23 +94,27 @@ def like(state: Any, params: Any, sharded: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def check(shapes: Any, axes: Axes, mesh: Mesh, heads: int) -> None:
-    """Raise UserError where the mesh's axis `tensor` does not divide the heads or a layer's inner width."""
+def check(sizes: Mapping[str, int], mesh: Mesh) -> None:
+    """Raise UserError where the mesh's axis `tensor` does not divide one of the sizes {name of an axis: size}.
+
+    What cannot be cut would be held and computed by each device, and nobody would know.
+    """
     tensor = mesh.shape.get(TENSOR, 1)
-    sizes = {"heads": {heads}, "mlp": set[int]()}
-    for path, leaf in tree.flatten(shapes).items():
-        for name, size in zip(names_of(path, axes), leaf.shape, strict=False):
-            if name == "mlp":
-                sizes["mlp"].add(size)
-    for name, found in sizes.items():
-        for size in sorted(found):
-            if size % tensor:
-                near = [n for n in range(1, size + 1) if size % n == 0]
-                nearest = min(near, key=lambda n: abs(n - tensor))
-                raise UserError(
-                    f"mesh.tensor={tensor} does not divide the model's {name} ({size}); "
-                    f"the nearest that does is {nearest}"
-                )
+    for name, size in sizes.items():
+        if size % tensor:
+            near = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - tensor))
+            raise UserError(
+                f"mesh.tensor={tensor} does not divide the model's {name} ({size}); the nearest that does is "
+                f"{near}"
+            )
+
+
+def held(tree: Any) -> int:
+    """Return the bytes of a tree of arrays, or of shapes with shardings, that one device holds."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def gathered(leaf: Array, names: Sequence[str]) -> Array:

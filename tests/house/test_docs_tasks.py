@@ -72,7 +72,7 @@ def test_a_page_runs_from_top_to_bottom(
     page: str, tiny_starts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = mesh.make
-    monkeypatch.setattr(mesh, "make", lambda data=1: make(1))  # one device, as most have, compiles faster
+    monkeypatch.setattr(mesh, "make", lambda **sizes: make(1))  # one device, as most have, compiles faster
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BERT").symlink_to(tiny_starts["bert"])
     for name, content in FILES[page].items():

@@ -1,0 +1,19 @@
+"""GPT-2 medium, 355 million parameters, for accelerators: as pretrain/gpt2 but for its size.
+
+    lmx train --config pretrain/gpt2_medium --config.data.path=FOLDER --workdir runs/gpt2_medium
+
+The state is cut over 4 devices (mesh.fsdp); rate and batch are those of Brown et al. 2020, table 2.1, for the
+size next to it. docs/scaling.md tells what a step costs on slices of TPUs.
+"""
+
+from lmx.core.config import ConfigDict, inherit
+
+
+def get_config() -> ConfigDict:
+    """24 layers of width 1024, 16 heads."""
+    c = inherit("pretrain/gpt2")
+    c.model.layers, c.model.width, c.model.heads = 24, 1024, 16
+    c.mesh.fsdp = 4
+    c.optim.rate = 3e-4
+    c.batch.size = 512  # 512 x 1,024 tokens
+    return c

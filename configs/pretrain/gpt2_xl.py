@@ -1,0 +1,19 @@
+"""GPT-2 XL, 1.56 billion parameters, for accelerators: as pretrain/gpt2 but for its size.
+
+    lmx train --config pretrain/gpt2_xl --config.data.path=FOLDER --workdir runs/gpt2_xl
+
+The state is cut over 8 devices (mesh.fsdp); rate and batch are those of Brown et al. 2020, table 2.1, for the
+size next to it. docs/scaling.md tells what a step costs on slices of TPUs.
+"""
+
+from lmx.core.config import ConfigDict, inherit
+
+
+def get_config() -> ConfigDict:
+    """48 layers of width 1600, 25 heads."""
+    c = inherit("pretrain/gpt2")
+    c.model.layers, c.model.width, c.model.heads = 48, 1600, 25
+    c.mesh.fsdp = 8
+    c.optim.rate = 2e-4
+    c.batch.size = 1024  # 1024 x 1,024 tokens
+    return c

@@ -1,0 +1,109 @@
+"""What `lmx compile` tells before anybody pays: the search for the largest batch, texts, wrong input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lmx.__main__ import main
+from lmx.commands import _compiled, _platform
+from lmx.core import config as config_
+from lmx.core.errors import UserError
+from lmx.costs import chips
+
+V5E = chips.parsed("v5e:2x4")
+EIGHT = ["--config", "quickstart", "--topology", "cpu:8", "--config.tokenizer.size=300"]
+TINY = ["--config.model.layers=2", "--config.model.width=32", "--config.model.heads=4"]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "most"),
+    [
+        (2.0e9, 0.1e9, 132),
+        (3.5e9, 0.65e9, 18),
+        (0.1e9, 7.0e9, 2),
+        (1e9, 2e6, 7100),
+        (14e9, 1.1e9, 1),
+        (20e9, 1, 0),
+    ],
+)
+def test_the_largest_batch_is_found_by_few_compilations(
+    monkeypatch: pytest.MonkeyPatch, fixed: float, each: float, most: int
+) -> None:
+    """A chip of 16 GB has 15.2: (15.2 - 2) / 0.1 rows fit. The search stops within an eighth below."""
+
+    def step(config: Any, slice_: chips.Slice, there: Any) -> _compiled.Compiled:
+        rows = config["batch"]["size"] / 8
+        bent = each * rows * (1.05 if rows > 40 else 1.0)  # the compiler changes its mind
+        return _compiled.Compiled(rows, 1.0, arguments=int(fixed), temporaries=int(bent), limit=16e9)
+
+    monkeypatch.setattr(_compiled, "step", step)
+    config = {"batch": {"size": 8}, "mesh": {"data": -1, "fsdp": 1, "tensor": 1}}
+    found, count = _compiled.largest(config, V5E, _compiled.devices(chips.parsed("cpu:8")))
+    exact = max((n for n in range(8000) if fixed + each * n * (1.05 if n > 40 else 1) <= 15.2e9), default=0)
+    assert most * 0.94 <= exact <= most
+    assert exact * 7 / 8 - 1 <= found <= exact
+    assert count <= 11
+
+
+def test_a_step_is_compiled_for_eight_devices(capsys: Any) -> None:
+    assert main(["compile", *EIGHT, *TINY, "--config.mesh.fsdp=8", "--config.mesh.data=1"]) == 0
+    told = capsys.readouterr().out
+    assert "cpu:8: 8 chips, 1 row each; compiled in" in told
+    assert "memory of a chip: arguments" in told
+    assert "all-gather: " in told
+    # 6 operations a parameter and token, 12 L D T more for the attention: 8 x 128 tokens on 8 chips.
+    parameters = 300 * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32
+    per_token = 6 * parameters + 12 * 2 * 32 * 128
+    assert f"of which training needs {per_token * 128 / 1e12:.3g}" in told
+
+
+def test_a_config_says_how_many_ids() -> None:
+    plain = config_.plain(config_.load("quickstart"))
+    assert _compiled.sized(plain)["model"]["vocab_size"] == plain["tokenizer"]["size"]
+    own = {**plain, "model": {**plain["model"], "vocab_size": 99}}
+    assert _compiled.sized(own)["model"]["vocab_size"] == 99
+    with pytest.raises(UserError, match=r"model\.vocab_size is for the data to tell"):
+        _compiled.sized({**plain, "tokenizer": {"name": "characters", "size": 300}})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config", "quickstart", "--topology", "v5e:9"], "topology 'v5e:9' has 1 dimension"),
+        (["--config", "quickstart", "--topology", "h100:8"], "expected such as v5e:4x4"),
+        (["--config", "finetune/sst2", "--topology", "cpu:8"], "finetune/sst2 is no pretraining config"),
+        ([*EIGHT, "--config.batch.size=12"], "batch.size=12 does not divide over 8 devices; the nearest"),
+        ([*EIGHT, "--config.mesh.fsdp=3"], "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1 does not fit 8 devices"),
+        ([*EIGHT, "--config.mesh.tensor=8"], "mesh.tensor=8 does not divide the model's heads (4)"),
+    ],
+)
+def test_what_cannot_be_compiled_is_one_line(words: list[str], told: str, capsys: Any) -> None:
+    assert main(["compile", *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+def test_a_state_that_cannot_fit_is_told_before_compiling(capsys: Any) -> None:
+    """GPT-2 XL whole on each chip: 1.56 billion parameters and AdamW's two averages, in f32, 18.7 GB."""
+    config = _compiled.sized(config_.plain(config_.load("pretrain/gpt2_xl")))
+    config["mesh"] = {"data": 8, "fsdp": 1, "tensor": 1}
+    found = _compiled.step(config, V5E, _compiled.devices(chips.parsed("cpu:8")))
+    assert not found.fits and found.seconds == 0
+    assert "does not fit: the state alone needs 18.7 GB of a chip's 16 GB" in _compiled.told(found, V5E)
+
+
+def test_a_state_beyond_the_machine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    _platform.check_fits(10**6)
+    with pytest.raises(UserError, match=r"need 1000000\.0 GB a device"):
+        _platform.check_fits(10**15)
+
+
+def test_sizes_as_people_read_them() -> None:
+    assert [_compiled._bytes(size) for size in (4, 6444, 154_389_504, 2.5e9)] == [
+        "4 B",
+        "6.44 kB",
+        "154 MB",
+        "2.5 GB",
+    ]
