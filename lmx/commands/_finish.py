@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from lmx.commands import _export, _members, _platform, _wire
 from lmx.core import config as config_
 from lmx.core import log, processes
+from lmx.core.progress import duration
 from lmx.report import page
 from lmx.runs import facts
+from lmx.training import goodput
 
 if TYPE_CHECKING:
     from lmx.commands._session import Session
@@ -48,6 +50,14 @@ def opening(session: Session, made: int) -> str:
         f"{session.feed.per_step:,} {session.feed.unit} on {session.mesh.size} "
         f"device{'s' * (session.mesh.size > 1)}"
     )
+
+
+def spent(session: Session) -> str:
+    """Return the line on what the run's time has gone into, all its starts together."""
+    found = goodput.total(goodput.read(session.workdir))
+    parts = sorted(found["seconds"].items(), key=lambda part: -part[1])
+    told = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in parts if seconds >= 0.5)
+    return f"goodput {found['share']:.0%} of {duration(found['wall'])}" + (f": {told}" if told else "")
 
 
 def finish(session: Session, made: int, say: Any) -> None:
@@ -95,6 +105,7 @@ def closing(session: Session, made: int, again: str) -> str:
         "predictions.jsonl": "what the model says of each validation example",
         "metrics.jsonl": "figures during training; also in events (TensorBoard)",
         "samples.jsonl": "texts written during training",
+        "profile": "a trace of some steps",
     }
     made_of |= {f"predictions-{name}.jsonl": "those of one task" for name in session.config.get("tasks", {})}
     run = shlex.quote(str(work))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from lmx import optim
 from lmx.commands import _bodies, _build, _multi, _packed, _platform, _start, _supervised, prepare
+from lmx.commands._cost import Cost
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
@@ -22,9 +24,10 @@ from lmx.core import layout, processes, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
-from lmx.training import loop, state, step
+from lmx.training import goodput, loop, meter, state, step
 from lmx.training.hooks import Hook, falls
 from lmx.training.members import Members
+from lmx.training.profile import Profile
 from lmx.training.record import Listener, Recorder, diverged
 
 Say = Callable[[str], None]
@@ -109,6 +112,7 @@ class Session:
         )
         self.validation: dict[int, dict[str, float]] = {}
         self.watch = Watch(config, better=feed.better)
+        self._costs: dict[str, Any] = {}  # nothing before a step is made
 
     def _durations(self) -> None:
         batches, known = self.feed.batches, self.feed.unit == "tokens"
@@ -178,46 +182,90 @@ class Session:
             processes.by_first(self._keep)
         return made
 
-    def run(self, made: int, stopping: Any) -> int:
-        """Train from step `made` to the end, or until `stopping`; return the steps made."""
-        if processes.first():
-            self.record: Recorder | Listener = Recorder(
-                self.workdir, start=made, total=self.total, per_step=self.feed.per_step, unit=self.feed.unit
+    def run(self, made: int, stopping: Any, *, began: float, profile: int = 0) -> int:
+        """Train from step `made` to the end, or until `stopping`; return the steps made.
+
+        began: when this start of the run began, by time.monotonic. profile: steps to trace.
+        """
+        with meter.compilations() as compiled:
+            self.cost = Cost(
+                self.config,
+                self.workdir,
+                self.state.params,
+                self.mesh,
+                began=began,
+                made=made,
+                compiled=compiled,
             )
-        else:
-            self.record = Listener(self.workdir)
+            self.record = self._recorder(made)
+            traced = Profile(
+                self.workdir / "profile",
+                steps=profile,
+                made=made,
+                total=self.total,
+                aside=partial(self._beside, "profiling"),
+                say=self.say,
+            )
+            try:
+                made = self._loop(made, stopping, traced)
+            finally:
+                with self.cost.watch.on("saving"):
+                    self.record.close()
+                    self.kept.close()
+        self.cost.mark(made)
+        self._costs = self.cost.facts()
+        return made
+
+    def _recorder(self, made: int) -> Recorder | Listener:
+        if not processes.first():
+            return Listener(self.workdir)
+        return Recorder(
+            self.workdir,
+            start=made,
+            total=self.total,
+            per_step=self.feed.per_step,
+            unit=self.feed.unit,
+            cost=self.cost.figures,
+        )
+
+    def _loop(self, made: int, stopping: Any, traced: Profile) -> int:
         hooks = (
             Hook(self.every["log"], self._log, last=True, gather=True),
             Hook(self.every["evaluate"], self._evaluate),
             Hook(self.every["save"], self._save, last=True),
             Hook(self.every.get("sample", 0), self._sample),
         )
-        try:
-            with self.feed.batches.iterate(made) as stream:
-                self.state, made = loop.run(
-                    self.state,
-                    self.step,
-                    stream,
-                    start=made,
-                    total=self.total,
-                    mesh=self.mesh,
-                    hooks=hooks,
-                    stopping=processes.asked_by_any(stopping, every=self.every["log"]),
-                    satisfied=lambda: self.watch.stop,
-                )
-        finally:
-            self.record.close()
-            self.kept.close()
+        with self.feed.batches.iterate(made) as stream, self.cost.watch.on("steps"), closing(traced):
+            self.state, made = loop.run(
+                self.state,
+                traced.step(self.cost.meter.step(self.step)),
+                self.cost.meter.batches(stream),
+                start=made,
+                total=self.total,
+                mesh=self.mesh,
+                hooks=hooks,
+                stopping=processes.asked_by_any(stopping, every=self.every["log"]),
+                satisfied=lambda: self.watch.stop,
+            )
         return made
+
+    @contextmanager
+    def _beside(self, what: str, window: Any = None) -> Iterator[None]:
+        """Count the time of the block apart from that of the steps, which are waited for first: what is done
+        in it would have to wait for them."""
+        jax.block_until_ready(window)
+        with self.cost.watch.on(what), self.record.progress.paused(what):
+            yield
 
     def _log(self, made: int, now: state.State, window: list[Sums]) -> None:
         rate = float(self.rate(jnp.int32(made - 1))) * float(now.optimizer.scale)
         self.record.train(made, window, rate)
+        self.cost.mark(made)
 
     def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
         if made in self.validation:
             return None
-        with self.record.progress.paused("evaluating"):
+        with self._beside("evaluating", window):
             figures = self.feed.figures(self._shown(now))
         self.validation[made] = figures
         self.record.evaluation(made, "validation", figures)
@@ -234,10 +282,11 @@ class Session:
         return optim.averaged(now.optimizer, now.params)
 
     def _save(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
-        norm = float(window[-1]["grad_norm"])
-        if not (math.isfinite(norm) and state.finite(now.params)):
-            what = f"the gradient norm is {norm}, or parameters are not finite"
-            raise UserError(diverged(self.workdir, made, what))
+        with self._beside("saving", window):
+            norm = float(window[-1]["grad_norm"])
+            if not (math.isfinite(norm) and state.finite(now.params)):
+                what = f"the gradient norm is {norm}, or parameters are not finite"
+                raise UserError(diverged(self.workdir, made, what))
         planned = made == self.total or self.watch.stop or falls(made, self.every["save"])
         changed = None
         if planned:  # a checkpoint without a figure could not be the best
@@ -247,18 +296,20 @@ class Session:
         params, optimizer = now.params, now.optimizer
         if optimizer.average is not None:  # who reads the checkpoint gets what was evaluated
             params, optimizer = optim.exchanged(optimizer, params)
-        self.kept.save(
-            made,
-            params,
-            optimizer,
-            facts={
-                "config": self.config,
-                "figures": figures,
-                "rank": self._rank(figures),
-                "data": self.feed.fingerprint,
-                "watch": self.watch.state(),
-            },
-        )
+        self.cost.mark(made)  # a later start may go on from here
+        with self._beside("saving"):
+            self.kept.save(
+                made,
+                params,
+                optimizer,
+                facts={
+                    "config": self.config,
+                    "figures": figures,
+                    "rank": self._rank(figures),
+                    "data": self.feed.fingerprint,
+                    "watch": self.watch.state(),
+                },
+            )
         return changed
 
     def _rank(self, figures: Mapping[str, float]) -> float | None:
@@ -267,7 +318,7 @@ class Session:
         return None if math.isnan(score) else -self.feed.better * score
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
-        with self.record.progress.paused("sampling"):
+        with self._beside("sampling", window):
             for prompt, text in self.feed.samples(now.params, made):
                 self.record.sample(made, prompt, text)
 
@@ -282,6 +333,8 @@ class Session:
             "seconds": round(time.monotonic() - started, 1),
             "best": None if best is None else self._best(best),
             "data": self.feed.facts,
+            **self._costs,
+            "goodput": goodput.total(goodput.read(self.workdir)),
             "decayed": [path for path, on in tree.flatten(optim.decayed(self.state.params)).items() if on],
         }
 

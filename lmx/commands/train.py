@@ -24,7 +24,7 @@ COSMETIC = ("export", "keep.last", "keep.best", "log", "sample", "samples")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --config, --workdir and --seeds."""
+    """Declare --config, --workdir, --seeds and --profile."""
     workdir = _arguments.option(_arguments.folder)
     parser.add_argument("--config", required=True, help="a shipped name, such as quickstart, or a .py file")
     parser.add_argument(
@@ -37,6 +37,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="train config.seed, + 1, ... K runs, each in WORKDIR/seed-N, and tell their spread",
     )
+    parser.add_argument(
+        "--profile",
+        type=_arguments.count,
+        nargs="?",
+        const=5,
+        default=0,
+        metavar="STEPS",
+        help="trace so many steps (5) with JAX's profiler into WORKDIR/profile, after the first ones",
+    )
     parser.epilog = "any field of the config: --config.optim.rate=3e-4 --config.total='2 epochs'"
 
 
@@ -44,7 +53,10 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train and print what was made; 75 where a signal stopped it after saving."""
     from lmx.commands import _platform
     from lmx.core import config as config_
+    from lmx.core.errors import UserError
 
+    if options.profile and options.seeds > 1:
+        raise UserError("--profile traces a single run; leave out --seeds, or --profile")
     config = config_.load(options.config)
     config_.override(config, overrides)
     words = ["train", "--config", options.config, "--workdir", str(options.workdir)]
@@ -56,16 +68,21 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
         stopped = _seeds.run(config_.plain(config), options.workdir, options.seeds, again=again)
     else:
-        _, stopped = train(config_.plain(config), options.workdir, again=again)
+        _, stopped = train(config_.plain(config), options.workdir, again=again, profile=options.profile)
     return 0 if stopped is None else RESUME
 
 
 def train(
-    config: Mapping[str, Any], workdir: Path, *, again: str = "the same call of lmx.train", tell: bool = True
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    again: str = "the same call of lmx.train",
+    tell: bool = True,
+    profile: int = 0,
 ) -> tuple[Checkpoint, signal.Signals | None]:
     """Return (checkpoint, the signal that stopped the run after it was saved, or None at the run's end).
 
-    again: the command that resumes it. tell: print at the end what was made.
+    again: the command that resumes it. tell: print at the end what was made. profile: steps to trace.
     """
     from lmx.core import processes
     from lmx.core.log import say
@@ -73,7 +90,7 @@ def train(
 
     given = checked(config, workdir)
     with lock.hold(workdir) if processes.first() else nullcontext():
-        return _train(given, workdir, again, say, tell and processes.first())
+        return _train(given, workdir, again, say, tell and processes.first(), profile)
 
 
 def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -98,7 +115,7 @@ def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def _train(
-    config: dict[str, Any], workdir: Path, again: str, say: Any, tell: bool
+    config: dict[str, Any], workdir: Path, again: str, say: Any, tell: bool, profile: int
 ) -> tuple[Checkpoint, signal.Signals | None]:
     from lmx.commands import _check, _finish, _session
     from lmx.core import processes
@@ -116,8 +133,9 @@ def _train(
                 processes.by_first(lambda: _finish.write_facts(session, made, began))
         else:
             say(_finish.opening(session, made))
-            made = session.run(made, stopping)
+            made = session.run(made, stopping, began=began, profile=profile)
             processes.by_first(lambda: _finish.write_facts(session, made, began))
+            say(_finish.spent(session))
     if made < session.total and not session.watch.stop:
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
         # Another of several processes may have had the signal.

@@ -46,6 +46,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._every, self._window = clock, every, window
         self._loss: float | None = None
+        self._mfu: float | None = None
         self._recent: deque[tuple[float, int]] = deque()  # (seconds of work so far, step)
         self._first: tuple[float, int] | None = None  # (wall clock, step) of the first update
         self._idle, self._pauses, self._paused_at = 0.0, 0, 0.0
@@ -94,12 +95,14 @@ class Progress:
         done, spent = self.step - first, self._clock() - began
         return spent / done * (self.total - self.step) if done > 0 else None
 
-    def update(self, step: int, loss: float | None = None) -> None:
-        """Tell that `step` steps are done, and the loss of the last one in nats where it is known."""
+    def update(self, step: int, loss: float | None = None, mfu: float | None = None) -> None:
+        """Tell that `step` steps are done, and, where they are known, the loss of the last one in nats and
+        the share of the devices' peak that the last ones reached."""
         now = self._clock()
         self.step = step
         if loss is not None:
             self._loss = float(loss)
+        self._mfu = self._mfu if mfu is None else mfu
         if self._first is None:
             self._first = (now, step)
         work = (self._paused_at if self._pauses else now) - self._idle
@@ -134,6 +137,8 @@ class Progress:
         rate, left = self.per_second, self.seconds_left
         if rate is not None and self._per_step:
             parts.append(f"{rate:,.0f} {self._unit}/s")
+        if self._mfu is not None:
+            parts.append(f"MFU {self._mfu:.1%}")
         if left is not None:
             parts.append(f"{duration(left)} left")
         if self._doing:

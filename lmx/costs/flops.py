@@ -60,3 +60,15 @@ def trained(parameters: int, *, layers: int, width: int, length: int) -> float:
     Source: Chowdhery et al. 2022, "PaLM", appendix B.
     """
     return 6 * parameters + 12 * layers * width * length
+
+
+def batch(tokens: int, *, body: int, layers: int, width: int, length: int, head: int, scored: int) -> float:
+    """Return the operations that training on a batch needs: 6 N + 12 L D T a token, and 6 H a scored place.
+
+    tokens: B x T, padding among them. body: the parameters that every token meets, N: embeddings, which are
+    looked up, and heads are none of them. head: those of the product with the vocabulary, V D where it is
+    tied. scored: the places that get logits: all of a decoder's, those hidden from a masked language model,
+    none of a head on few labels, which is too small to matter. A decoder's N and H are together the N of
+    `trained`.
+    """
+    return tokens * trained(body, layers=layers, width=width, length=length) + 6.0 * head * scored

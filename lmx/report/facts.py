@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 
 NUMBERS = (
     *("step", "loss", "rate", "grad_norm", "seconds", "perplexity", "bits_per_byte"),
-    *("tokens", "tokens_per_second", "examples", "examples_per_second"),
+    *("tokens", "tokens_per_second", "examples", "examples_per_second", "mfu"),
 )
 """Fields of a metrics record that must be numbers where they are there."""
 

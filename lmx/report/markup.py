@@ -17,6 +17,7 @@ COLUMNS = {
     "examples_per_second": "examples/s",
     "bits_per_byte": "bits per byte",
     "rate": "learning rate",
+    "mfu": "MFU",
 }
 
 

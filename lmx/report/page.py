@@ -11,7 +11,7 @@ from typing import Any
 
 from lmx.core.errors import UserError
 from lmx.core.log import write_whole
-from lmx.report import chart, judged, markup, picture
+from lmx.report import chart, cost, judged, markup, picture
 from lmx.report.facts import Judged, Record, Report, number, read
 from lmx.report.markup import decimal, escape, integer, spell
 from lmx.report.style import CSS
@@ -74,7 +74,7 @@ def render(facts: Report, held_out: Sequence[str] = ()) -> str:
     held_out: what `lmx.report.judged` tells of each task's examples.
     """
     body = [_headline(facts), "<main>", *held_out, _curves(facts), _numbers(facts), _samples(facts)]
-    body += [_data(facts), _config(facts), _environment(facts), "</main>"]
+    body += [cost.section(facts), _data(facts), _config(facts), _environment(facts), "</main>"]
     return whole(f"{facts.name} · lmx report", body)
 
 
@@ -283,7 +283,7 @@ def _numbers(facts: Report) -> str:
         parts.append(markup.records("Evaluations", facts.evaluations, fields, most=40))
     if facts.train:
         fields = {"step": 0, "loss": 4, "rate": -4, "grad_norm": 4}
-        fields |= dict.fromkeys((f"{_unit(facts)}_per_second", _unit(facts)), 0)
+        fields |= {f"{_unit(facts)}_per_second": 0, "mfu": 3, _unit(facts): 0}
         parts.append(markup.records("Training", facts.train, fields, most=40))
     return f"<details><summary>The numbers as tables</summary>{''.join(parts)}</details>" if parts else ""
 
@@ -374,6 +374,6 @@ def _config(facts: Report) -> str:
 
 
 def _environment(facts: Report) -> str:
-    run = {name: value for name, value in facts.run.items() if name != "data"}
+    run = {name: value for name, value in facts.run.items() if name not in ("data", *cost.FACTS)}
     ordered = {name: run.pop(name) for name in ENVIRONMENT if name in run} | run
     return f"<h2>Environment</h2>{markup.facts('', ordered)}" if ordered else ""

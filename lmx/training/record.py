@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -78,10 +78,20 @@ class Recorder:
     """The record of one run.
 
     workdir: the run's folder. start: the step it goes on from; what was recorded after it is dropped, so that
-    no step appears twice. per_step: what one step reads, in units of "tokens" or "examples".
+    no step appears twice. per_step: what one step reads, in units of "tokens" or "examples". cost: what the
+    steps since its last call cost, such as `mfu`; asked once all of them are made.
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int, per_step: int, unit: str) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        total: int,
+        per_step: int,
+        unit: str,
+        cost: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         for name in ("metrics.jsonl", "samples.jsonl"):
             log.truncate_after(workdir / name, start)
         self.workdir = workdir
@@ -89,12 +99,12 @@ class Recorder:
         self.samples = log.Jsonl(workdir / "samples.jsonl")
         self.events = log.TensorBoard(workdir / "events", resumed=start or None)
         self.progress = progress.Progress(total, start, per_step, unit=unit)
-        self._per_step, self._unit = per_step, unit
+        self._per_step, self._unit, self._cost = per_step, unit, cost
         before = log.read_jsonl(workdir / "metrics.jsonl") if start else []
         self._began = time.monotonic() - (float(before[-1]["seconds"]) if before else 0.0)
 
     def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
-        """Write the mean loss over the steps since the last record, their gradient norm and speed.
+        """Write the mean loss over the steps since the last record, their gradient norm, speed and cost.
 
         Of a mixture, whose sums are by task (`NAME/loss`, `NAME/weight`), also the mean of each task that has
         come; the loss is then the mean of the steps, for the weights of tasks, such as tokens and sentences,
@@ -102,8 +112,9 @@ class Recorder:
         Errors: UserError where the loss or the gradient is not finite.
         """
         loss, by_task, norm = _checked(self.workdir, step, window)
-        self.progress.update(step, loss)
-        record = {"loss": loss, **by_task, "rate": rate, "grad_norm": norm}
+        cost = self._cost()
+        self.progress.update(step, loss, mfu=cost.get("mfu"))
+        record = {"loss": loss, **by_task, "rate": rate, "grad_norm": norm, **cost}
         speed = self.progress.per_second
         if speed is not None:
             record[f"{self._unit}_per_second"] = speed

@@ -92,6 +92,17 @@ def test_an_update_within_a_pause_counts_no_time() -> None:
     assert progress.per_second == pytest.approx(10.0)
 
 
+def test_the_share_of_the_peak_is_told_where_it_is_known() -> None:
+    clock = Clock()
+    progress = progress_.Progress(10, per_step=10, stream=io.StringIO(), clock=clock)
+    progress.update(1, 2.0)
+    assert "MFU" not in progress.text()
+    clock.now += 1.0
+    progress.update(2, 2.0, mfu=0.4163)
+    progress.update(3)  # of no record of its own
+    assert progress.text() == "step 3/10  loss 2.0000  20 tokens/s  MFU 41.6%  0:04 left"
+
+
 def test_a_pause_ends_where_its_block_fails() -> None:
     progress = progress_.Progress(10, stream=io.StringIO(), clock=Clock())
 
