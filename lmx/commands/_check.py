@@ -9,6 +9,7 @@ from typing import Any
 from lmx import optim
 from lmx.commands import _bodies, _build, _packed, _start, _watch, _wire, prepare
 from lmx.core import config as config_
+from lmx.core import log
 from lmx.core.errors import UserError
 from lmx.generation import sample
 from lmx.runs import lock
@@ -108,6 +109,10 @@ def _samples(wanted: Mapping[str, Any]) -> None:
             raise UserError(f"samples.prompts: {prompt!r} is no text; expected such as ('', 'The')")
 
 
+ELSEWHERE = ("mesh", "execution")
+"""Sections that say where and how a run is computed: who goes on may change them, and is told so."""
+
+
 def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str]) -> None:
     """Raise UserError where the folder holds another run, or what is left of one.
 
@@ -133,11 +138,15 @@ def folder(config: Mapping[str, Any], workdir: Path, *, cosmetic: Sequence[str])
                 f"name another workdir, or delete {' and '.join(left)} to begin anew"
             )
         return  # a start that came to nothing binds nobody
-    differing = [
-        f"{key} ({old!r} there, {new!r} now)"
+    changed = [
+        (key.partition(".")[0], f"{key} ({old!r} there, {new!r} now)")
         for key, old, new in config_.differences(_wire.read_json(path), config)
         if key not in cosmetic and key.partition(".")[0] not in cosmetic
     ]
+    elsewhere = [told for section, told in changed if section in ELSEWHERE]
+    differing = [told for section, told in changed if section not in ELSEWHERE]
+    if elsewhere and not differing:
+        log.say(f"{', '.join(elsewhere)}: the numbers stay, but for rounding; the bits do not")
     if differing:
         raise UserError(
             f"workdir {workdir} holds a run with another config: {', '.join(differing)}; "

@@ -162,12 +162,9 @@ def build(config: Config) -> Model:
     )
 
     def init(key: Array) -> Params:
+        blocks = block.start_layers(key, "block", config.layers)
         top = {"pooler": pooler.start(key, "pooler")} if config.pooler else {}
-        return {
-            "embed": embed.start(key, "embed"),
-            "block": block.start_layers(key, "block", config.layers),
-            **top,
-        }
+        return {"embed": embed.start(key, "embed"), "block": blocks, **top}
 
     def apply(
         params: Params,
@@ -183,8 +180,7 @@ def build(config: Config) -> Model:
         ids = batch["input_ids"]
         sequence_.check_length(ids.shape[1], None, config.positions)
         keys = rng_.batch_keys(rng, batch) if train and rng is not None else None
-        tapper = layers_.Tapper(taps, TAPS)
-        captured: dict[str, Any] = {}
+        tapper, captured = layers_.Tapper(taps, TAPS), dict[str, Any]()
         types = batch.get("token_type_ids", jnp.zeros_like(ids))
         x = embed.bind(params["embed"])(ids, types, sequence_.position_ids(batch, ids.shape[1], None))
         x = layout.rows(tapper("embed", functions.dropout(x, config.dropout_hidden, keys, 0), 0, captured))
@@ -203,8 +199,7 @@ def build(config: Config) -> Model:
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}
         if config.pooler:
-            first = (x if tapper.taps else top)[:, 0]
-            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])(first))
+            outputs["pooled"] = jnp.tanh(pooler.bind(params["pooler"])((x if tapper.taps else top)[:, 0]))
         if tapper.taps:
             outputs["taps"] = {**captured, **inside}
         return outputs

@@ -71,6 +71,25 @@ def test_another_config_is_refused_by_key(train: Train, finished: Path, capsys: 
     assert said.count("\n") == 1
 
 
+def test_a_run_goes_on_on_another_mesh(
+    train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
+) -> None:
+    """Eight devices that copy the state, then a state cut over four: told, and the same but for rounding."""
+    signal_at(5, signal.SIGTERM)
+    assert train(tmp_path / "run") == 75
+    cut = {"mesh.data": "2", "mesh.fsdp": "4", "execution.layers": "scanned"}
+    capsys.readouterr()
+    assert train(tmp_path / "run", **cut) == 0
+    said = capsys.readouterr().err
+    assert (
+        "mesh.data (-1 there, 2 now), mesh.fsdp (1 there, 4 now): the numbers stay, but for rounding" in said
+    )
+    assert "resuming at step 5 of 12" in said
+    before, after = dict(losses(finished)), dict(losses(tmp_path / "run"))
+    for step in (8, 10, 12):
+        assert after[step] == pytest.approx(before[step], rel=1e-4)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
 ) -> None:

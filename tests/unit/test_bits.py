@@ -14,7 +14,7 @@ from lmx.core import rng
 
 def drawn(seed: int, step: int, site: int, shape: tuple[int, ...], examples: int = 8) -> np.ndarray:
     keys = rng.example_keys(rng.stream_key(seed, step, "dropout"), jnp.arange(examples))
-    return np.asarray(rng.bits(jax.random.key_data(keys), site, shape, of=shape, start=(0,) * len(shape)))
+    return np.asarray(rng.bits(rng.words(keys, site), shape, of=shape, start=(0,) * len(shape)))
 
 
 def unit(bits: np.ndarray) -> np.ndarray:
@@ -34,7 +34,8 @@ def test_bits_against_integers() -> None:
         return x ^ x >> 15
 
     words, site = [(7, 2**32 - 1), (123456789, 5)], 9
-    got = rng.bits(jnp.array(words, jnp.uint32), site, (2, 3), of=(4, 5), start=(1, 2))
+    keys = jax.random.wrap_key_data(jnp.array(words, jnp.uint32))
+    got = rng.bits(rng.words(keys, site), (2, 3), of=(4, 5), start=(1, 2))
     for example, (one, two) in enumerate(words):
         first = mixed(one ^ mixed(site))
         second = mixed((two + first) % 2**32)
@@ -46,8 +47,8 @@ def test_bits_against_integers() -> None:
 
 def test_a_part_has_the_bits_of_the_whole() -> None:
     words = jnp.array([[1, 2], [3, 4]], jnp.uint32)
-    whole = rng.bits(words, 1, (3, 5, 7), of=(3, 5, 7), start=(0, 0, 0))
-    part = rng.bits(words, 1, (3, 2, 4), of=(3, 5, 7), start=(0, 3, 1))
+    whole = rng.bits(words, (3, 5, 7), of=(3, 5, 7), start=(0, 0, 0))
+    part = rng.bits(words, (3, 2, 4), of=(3, 5, 7), start=(0, 3, 1))
     np.testing.assert_array_equal(part, whole[:, :, 3:5, 1:5])
 
 

@@ -173,7 +173,7 @@ def test_every_key_of_a_config_decides_something_or_is_cosmetic() -> None:
     """A new key must be thought about: does it move a parameter (identity), or not (cosmetic)?"""
     identity = {
         "seed", "start", "model", "task", "data", "tokenizer", "batch", "optim", "total", "evaluate",
-        "save", "mesh", "stop", "plateau",
+        "save", "mesh", "execution", "stop", "plateau",
     }  # fmt: skip
     cosmetic = {key.partition(".")[0] for key in train.COSMETIC}
     assert identity | cosmetic == set(config.load("quickstart").keys())

@@ -68,9 +68,16 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_does(size: int, nea
         mesh.check_batch(size, mesh.make(8))
 
 
-@pytest.mark.parametrize("data", [0, -2, 9])
-def test_a_mesh_that_does_not_fit_the_devices(data: int) -> None:
-    with pytest.raises(UserError, match=f"mesh.data={data}, but there are 8 devices"):
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (0, "expected sizes of at least 1"),
+        (-2, "expected sizes of at least 1"),
+        (9, "does not fit 8 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices(data: int, told: str) -> None:
+    with pytest.raises(UserError, match=rf"mesh\.data={data}, .*{told}"):
         mesh.make(data)
 
 

@@ -234,7 +234,7 @@ def test_attention_drops_weights_as_the_plain_path_does(edges: tuple[int, ...]) 
             return _attention.mix(functions.dropout(weights, 0.4, keys, 5), value)
 
         def ours(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            words, drops = jax.random.key_data(keys), _attention.Dropout(0.4, 5, T)
+            words, drops = rng.words(keys, 5), _attention.Dropout(0.4, T)
             return _attention._attend(query, key, value, mask, words, 0.3, edges, drops)
 
         agree(ours, plain, args, 1e-9)
