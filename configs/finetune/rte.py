@@ -4,7 +4,8 @@
         --config.data.train="('rte/rte1_dev.tsv', 'rte/rte2_dev.tsv')" \
         --config.data.validation=rte/rte3_dev.tsv
 
-Reached: not measured yet.
+Reached, from all-MiniLM-L6-v2, seed 0: accuracy 55.1 on the 800 pairs of the third challenge (51.4 to 58.5 by
+bootstrap), after ten epochs; the larger class is 51.5 %.
 """
 
 from lmx.core.config import ConfigDict, inherit
