@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from lmx import optim
-from lmx.commands import _build, prepare
-from lmx.core import layout, tree
+from lmx.commands import _build, _cost, prepare
+from lmx.core import layout
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.vocabulary import Vocabulary
@@ -178,13 +178,6 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
             raise
         return Compiled(rows, time.monotonic() - began, over=_wanted(error))
     seconds, sizes = time.monotonic() - began, compiled.memory_analysis()
-    leaves = tree.flatten(state_.params)
-    parameters = sum(x.size for path, x in leaves.items() if "/position/" not in path)
-    tokens = config["batch"]["size"] * config["batch"]["length"]
-    model = config["model"]
-    per_token = flops.trained(
-        parameters, layers=model["layers"], width=model["width"], length=config["batch"]["length"]
-    )
     cost = compiled.cost_analysis() or {}
     return Compiled(
         rows,
@@ -193,7 +186,7 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
         temporaries=sizes.temp_size_in_bytes + max(0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes),
         operations=flops.of(made, state_, batch) / mesh.size,
         moved=float(cost.get("bytes accessed", 0.0)),
-        model=per_token * tokens / mesh.size,
+        model=_cost.Operations(config, state_.params)(batch) / mesh.size,
         messages=tuple(messages.found(compiled.as_text(), mesh.size)),
         limit=slice_.chip.memory,
     )
