@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lmx.core import functions, memory, rng
+from lmx.core import functions, rng
 from lmx.core.types import Array, Batch, Params, Taps
 from lmx.models import _attention, _sequence, bert, gpt2
 from lmx.tasks import causal_lm
@@ -318,10 +318,6 @@ def test_a_model_in_f64_is_computed_in_f64() -> None:
         total, gradients = jax.eval_shape(loss, params)  # the types alone are asked for
         assert total.dtype == jnp.float64
         assert {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype("float64")}
-
-
-def test_tuning_the_allocator_is_harmless() -> None:
-    assert memory.tune_allocator() in (True, False)
 
 
 def test_positions_go_on_behind_the_last_token() -> None:

@@ -1,0 +1,37 @@
+"""The allocator keeps what a step frees, whichever thread of XLA's allocated it."""
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys, threading
+from lmx.core.memory import tune_allocator
+
+if not tune_allocator():
+    sys.exit(77)
+faults = []
+
+def fill():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = b"x" * (160 << 20)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+for _ in range(3):  # a thread each, as in a pool
+    thread = threading.Thread(target=fill)
+    thread.start()
+    thread.join()
+print(*faults)
+"""
+
+
+def test_a_large_block_of_a_thread_is_faulted_in_once() -> None:
+    """160 MiB are 40,960 pages of 4 KiB; arenas of threads, which hold 64 MiB at most, would map anew."""
+    run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=False)
+    if run.returncode == 77:
+        pytest.skip("malloc here is not glibc's")
+    assert run.returncode == 0, run.stderr
+    first, *later = map(int, run.stdout.split())
+    assert first > 50  # 80 where pages are of 2 MiB
+    assert max(later) < first / 10
