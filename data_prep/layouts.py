@@ -106,3 +106,8 @@ def settings(layout: str, *, boundary: bool, short: float, copies: int) -> dict[
         "pairs": {"short": short, "copies": copies},
     }
     return {"layout": layout, **own.get(layout, {})}
+
+
+def judged(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings for rows held out: they are laid out once, however often a text is trained on."""
+    return {**settings, "copies": 1} if "copies" in settings else dict(settings)

@@ -50,9 +50,9 @@ def prepare(
     length: T; packed rows have T + 1 tokens. layout: what a row holds, see `data_prep.layouts`. holdout: the
     share held out. split: "document" chooses whole documents by a hash of (seed, text), "tail" takes the last
     part of each, "auto" is "document" from 100 documents on. boundary: put the end token before and after
-    each document, where they are packed. short, copies: those of pairs, see `data_prep.steps.pairs`.
-    shard_rows: of each file. settings: more that decides the rows (such as the tokenizer's name and size),
-    JSON values, recorded and compared; say: takes lines of progress.
+    each document, where they are packed. short, copies: those of pairs, see `data_prep.steps.pairs`; what is
+    held out is laid out once. shard_rows: of each file. settings: more that decides the rows (such as the
+    tokenizer's name and size), JSON values, recorded and compared; say: takes lines of progress.
 
     The same documents and arguments give the same bytes. A folder prepared from the same settings and sources
     is returned as it is. Raises UserError, leaving no folder behind, for a folder that holds anything else,
@@ -79,7 +79,8 @@ def prepare(
     with staged(folder) as out:
         parts = {}
         for name, part in (("train", train), ("validation", validation)):
-            parts[name] = _write(out, name, part, tokenizer, wanted)
+            own = wanted if name == "train" else layouts.judged(wanted)
+            parts[name] = _write(out, name, part, tokenizer, own)
             say(f"{name}: {_told(parts[name], wanted)}")
         tokenizer.save(out / "tokenizer")
         built = manifest.build(wanted, corpus.sources, counts, chosen, tokenizer, parts)

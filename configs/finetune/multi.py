@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     )
     c.tasks.stsb = ConfigDict(
         {
-            "task": {"name": "sequence_regression"},
+            "task": {"name": "sequence_regression", "standardize": True},
             "data": {"columns": {"text": 0, "text_pair": 1, "value": 2}},
             "score": "spearman",
         }

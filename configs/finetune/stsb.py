@@ -10,9 +10,13 @@ from lmx.core.config import ConfigDict, inherit
 
 
 def get_config() -> ConfigDict:
-    """Four epochs at 5e-5, batches of 32."""
+    """Four epochs at 1e-4, batches of 32, values at mean 0 and deviation 1.
+
+    Chosen on a tenth of the training file, where 5e-5 on plain values reached 83.5 and these 84.2.
+    """
     c = inherit("finetune/base")
-    c.task = ConfigDict({"name": "sequence_regression"})
+    c.task = ConfigDict({"name": "sequence_regression", "standardize": True})
     c.data.columns = ConfigDict({"text": 0, "text_pair": 1, "value": 2})
+    c.optim.rate = 1e-4
     c.total = "4 epochs"
     return c

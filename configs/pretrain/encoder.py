@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     c.task = ConfigDict({"name": "bert_pretraining", "share": 0.15, "unit": "piece"})
 
     c.data.short = 0.1  # pairs only: share of rows cut to a random length
-    c.data.copies = 1  # pairs only: how many times the text is made into pairs, each time other ones
+    c.data.copies = 1  # pairs only: how many times the training text is made into pairs, each time other ones
     # wordpiece: trained on the text; file: one that exists (path); start: that of the start
     c.tokenizer = ConfigDict({"name": "wordpiece", "size": 8192, "lowercase": True, "path": None})
     c.long = ConfigDict({"last": "0%", "length": 512})  # the run's end has longer rows; 0%: it has not

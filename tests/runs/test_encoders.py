@@ -52,6 +52,21 @@ def pretrained(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+def test_other_pairs_are_made_of_what_is_trained_on_alone(documents: Path, tmp_path: Path) -> None:
+    """Held-out pairs in several versions would cost as much to judge as they weigh in no figure."""
+    own = [f"--config.{name}={TINY[name]}" for name in ("tokenizer.size", "batch.length", "model.positions")]
+    found = []
+    for copies in (1, 3):
+        folder = tmp_path / str(copies)
+        words = ["--config", "pretrain/bert_small", "--workdir", str(folder), *own]
+        paths = [f"--config.data.path={documents}", f"--config.data.copies={copies}"]
+        assert main(["prepare", *words, *paths]) == 0
+        found.append(rows.manifest(folder / "data")["splits"])
+    once, thrice = found
+    assert thrice["validation"] == once["validation"]
+    assert thrice["train"]["rows"] == pytest.approx(3 * once["train"]["rows"], rel=0.05)
+
+
 def test_what_a_run_leaves(pretrained: Path, capsys: Any) -> None:
     records = log.read_jsonl(pretrained / "metrics.jsonl")
     (last,) = (r for r in records if r["kind"] == "evaluation" and r["step"] == 6)
