@@ -103,7 +103,7 @@ def check(config: Mapping[str, Any]) -> None:
         if layout != "pairs" and data.get(name, usual) != usual:
             raise UserError(
                 f"data.{name}={data[name]!r} is read by rows of pairs only, and those of "
-                f"{config['task']['name']} are none; leave it out"
+                f"{config['task']['name']} are none; set --config.data.{name}={usual}"
             )
     if words["name"] == "characters" and data["boundary"]:
         raise UserError(

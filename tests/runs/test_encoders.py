@@ -221,7 +221,7 @@ def test_a_shipped_config_runs(name: str, documents: Path, tmp_path: Path) -> No
         ("bert_small", {"long.last": "10%", "long.length": "24"}, ["long.length=24", "256 tokens"]),
         ("bert_small", {"long.last": "soon"}, ["config.long.last='soon'"]),
         ("bert_small", {"data.short": "2"}, ["data.short=2"]),
-        ("bert_small", {"task.name": "masked_lm", "data.copies": "2"}, ["data.copies=2", "pairs only"]),
+        ("bert_small", {"task.name": "masked_lm", "data.copies": "2"}, ["data.copies=2", "set --config.data.copies=1"]),
         ("bert_small", {"data.copies": "0"}, ["data.copies=0"]),
         ("bert_small", {"model.name": "gpt2"}, ["gpt2"]),
         ("adapt_bert", {}, ["config.start=None", "--config.start=FOLDER"]),
@@ -251,6 +251,7 @@ def test_one_document_makes_no_pairs(text: Path, tmp_path: Path, capsys: Any) ->
 
 def test_a_table_without_the_column(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "task.csv").write_text('text,label\n"a, b",1\n')
-    fields = {**TINY, "data.path": tmp_path / "task.csv", "data.field": "sentence", "task.name": "masked_lm"}
+    masked = {"task.name": "masked_lm", "data.copies": "1"}
+    fields = {**TINY, **masked, "data.path": tmp_path / "task.csv", "data.field": "sentence"}
     assert train("pretrain/bert_small", tmp_path / "run", fields) == 2
     assert "it has: text, label" in capsys.readouterr().err.splitlines()[-1]
