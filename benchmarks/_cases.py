@@ -109,9 +109,11 @@ CASES: Mapping[str, Case] = {
 
 def write(case: Case, folder: Path) -> None:
     """Write lmx's start of a case, that of seed 0, as a Hugging Face folder for the other side."""
+    import jax
+
     from lmx.commands import _build, _export
-    from lmx.core import mesh, rng
+    from lmx.core import rng
     from lmx.core.types import Checkpoint
 
-    params = mesh.gather(_build.model(case.sections()).init(rng.stream_key(0, 0, "init")))
+    params = jax.device_get(_build.model(case.sections()).init(rng.stream_key(0, 0, "init")))
     _export.write(Checkpoint(params, case.sections()), folder, certify=False)

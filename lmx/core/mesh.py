@@ -99,8 +99,3 @@ def place(tree: Any, mesh: Mesh) -> Any:
         return leaf if known else jax.device_put(leaf, whole)
 
     return jax.tree.map(of, tree)
-
-
-def gather(tree: Any) -> Any:
-    """Return the tree as numpy arrays, whole on this host."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))
