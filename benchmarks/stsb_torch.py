@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import spearmanr
-from transformers import AutoTokenizer, BertForSequenceClassification, get_linear_schedule_with_warmup
 
 from lmx.core import config as config_
 
@@ -32,8 +29,10 @@ def read(path: Path) -> list[Row]:
         return [(row[0], row[1], float(row[2])) for row in csv.reader(file)]
 
 
-def batches(rows: list[Row], tokenizer: Any, size: int, length: int) -> Iterator[tuple[Any, torch.Tensor]]:
+def batches(rows: list[Row], tokenizer: Any, size: int, length: int) -> Iterator[tuple[Any, Any]]:
     """Yield (what the model reads, values), rows in the order given, padded to the longest of a batch."""
+    import torch
+
     for begin in range(0, len(rows), size):
         part = rows[begin : begin + size]
         first, second, values = (list(column) for column in zip(*part, strict=True))
@@ -45,6 +44,9 @@ def batches(rows: list[Row], tokenizer: Any, size: int, length: int) -> Iterator
 
 def judged(model: Any, rows: list[Row], tokenizer: Any, length: int) -> float:
     """Return Spearman's correlation in percent."""
+    import torch
+    from scipy.stats import spearmanr
+
     model.eval()
     with torch.no_grad():
         said = [model(**inputs).logits[:, 0] for inputs, _ in batches(rows, tokenizer, 64, length)]
@@ -69,6 +71,9 @@ def main() -> None:
     config = config_.plain(config_.load("finetune/stsb"))
     optim, size, length = config["optim"], config["batch"]["size"], config["batch"]["length"]
     epochs = int(config["total"].split()[0])
+
+    import torch
+    from transformers import AutoTokenizer, BertForSequenceClassification, get_linear_schedule_with_warmup
 
     torch.manual_seed(options.seed)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
