@@ -72,7 +72,7 @@ def measure(name: str, rounds: int, folder: Path) -> str:
 
     from lmx.core import memory, mesh
 
-    memory.tune_allocator()
+    memory.tune_allocator(alike=True)
     run = session(HOSTS[name], folder, log=1, total=STEPS)
     rows, step = run.feed.batches.batch(0), run.step
     batch = mesh.put(rows, run.mesh)

@@ -51,7 +51,7 @@ class Work:
     def __init__(self) -> None:
         from lmx.core import memory, processes
 
-        memory.tune_allocator()
+        memory.tune_allocator(alike=True)
         processes.join()
         from lmx import optim
         from lmx.commands import _build

@@ -9,19 +9,20 @@ import sys
 from pathlib import Path
 
 
-def start() -> None:
+def start(*, alike: bool = False) -> None:
     """Tune the allocator, keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or else in the
     user's cache folder, join the other processes of the run, and start the backend. All but the first say
     nothing from then on.
 
-    To be called once all that a command needs is imported: from then on Ctrl-C raises KeyboardInterrupt.
+    alike: whether all steps of this command need blocks of the same sizes, see `core.memory`. To be called
+    once all that a command needs is imported: from then on Ctrl-C raises KeyboardInterrupt.
     Errors: UserError where JAX finds no device.
     """
     from lmx.core import log, processes, stop
     from lmx.core.errors import UserError, one_line
     from lmx.core.memory import tune_allocator
 
-    tune_allocator()
+    tune_allocator(alike=alike)
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

@@ -103,7 +103,7 @@ def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     config_.check(config)
     from lmx.commands import _check, _finish, _platform, _session  # noqa: F401 - before Ctrl-C may raise
 
-    _platform.start()
+    _platform.start(alike=config_.pretraining(config))
     given = config_.expanded(config)
     if config_.pretraining(given):
         _check.fields(given, workdir)

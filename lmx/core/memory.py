@@ -10,14 +10,17 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
-def tune_allocator() -> bool:
+def tune_allocator(*, alike: bool = False) -> bool:
     """Let glibc's malloc keep freed blocks, however large; return whether it agreed.
 
     XLA allocates a step's temporaries anew for every step. glibc maps large blocks (above a threshold that it
     raises to 32 MiB at most) straight from the system and unmaps them when they are freed, so that every step
     touches fresh pages, which the system zeroes: a quarter of a small model's step. The arena of a thread
-    holds blocks up to 64 MiB and maps larger ones whatever the threshold, so all threads share the first. To
-    be called once, before JAX allocates. What a process used at its peak, it keeps. Elsewhere than on Linux
+    holds blocks up to 64 MiB and maps larger ones whatever the threshold. alike: all steps need blocks of the
+    same sizes, so that all threads may share the first arena, which holds any; blocks of many sizes would
+    leave gaps in it that no other fits in, and memory would grow.
+
+    To be called once, before JAX allocates. What a process used at its peak, it keeps. Elsewhere than on Linux
     with glibc, this does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
@@ -30,5 +33,5 @@ def tune_allocator() -> bool:
     kept = mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     # Older glibc refuses more than 32 MiB.
     mapped = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)
-    shared = mallopt(_M_ARENA_MAX, 1)
+    shared = not alike or mallopt(_M_ARENA_MAX, 1)
     return bool(kept and mapped and shared)

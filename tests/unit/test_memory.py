@@ -9,7 +9,7 @@ FAULTS = """
 import resource, sys, threading
 from lmx.core.memory import tune_allocator
 
-if not tune_allocator():
+if not tune_allocator(alike=True):
     sys.exit(77)
 faults = []
 
