@@ -20,8 +20,8 @@ def tune_allocator(*, alike: bool = False) -> bool:
     same sizes, so that all threads may share the first arena, which holds any; blocks of many sizes would
     leave gaps in it that no other fits in, and memory would grow.
 
-    To be called once, before JAX allocates. What a process used at its peak, it keeps. Elsewhere than on Linux
-    with glibc, this does nothing.
+    To be called once, before JAX allocates. What a process used at its peak, it keeps. Without glibc on Linux
+    this does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
