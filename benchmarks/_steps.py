@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from _cases import B1, CASES, CLIP, EPSILON, Case, write
+from _cases import B1, CASES, CLIP, EPSILON, Case, Gpt2, write
 from _processes import Process, answer, close, environment, listed, machine, threads
 
 PEAK_SIZE, PRODUCTS = 2048, 5
@@ -48,7 +48,7 @@ def lmx_side(case: Case, weights: Path) -> Run:
     """The path that `lmx train` takes; its start is that of the folder, which is drawn with the same seed."""
     from lmx.core import memory
 
-    memory.tune_allocator()
+    memory.tune_allocator(alike=isinstance(case, Gpt2))  # as in pretraining
     from lmx import optim
     from lmx.commands import _build
     from lmx.core import mesh as mesh_
