@@ -7,7 +7,8 @@ Held out by a hash are whole websites, for questions of one share their passages
 in dev.json three, with 507 of the 3,809 questions. `--config.data.group=context` holds out 786 by passage.
 To beat: 1.8 exact match and 24.1 F1 with each passage's first sentence (benchmarks/policyqa_baselines.py).
 
-Reached: not measured yet.
+Reached, from all-MiniLM-L6-v2, seed 0: exact match 8.1 (95 % interval 5.9 to 10.7), F1 30.3 (27.8 to
+33.2), still rising at the end.
 """
 
 from lmx.core.config import ConfigDict, inherit
