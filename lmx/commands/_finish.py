@@ -116,7 +116,7 @@ def closing(session: Session, made: int, again: str) -> str:
     ]
     return "\n".join(
         [
-            f"step {step}: validation {', '.join(f'{name} {value:.4f}' for name, value in figures.items())}",
+            f"step {step}: validation {', '.join(f'{name} {float(value):.4f}' for name, value in figures.items())}",
             "made:",
             *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",

@@ -20,7 +20,7 @@ from lmx.commands._cost import Cost
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
-from lmx.core import layout, processes, tree
+from lmx.core import layout, log, processes, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
@@ -304,7 +304,7 @@ class Session:
                 optimizer,
                 facts={
                     "config": self.config,
-                    "figures": figures,
+                    "figures": log.plain(figures),  # a correlation may be undefined, and JSON has no NaN
                     "rank": self._rank(figures),
                     "data": self.feed.fingerprint,
                     "watch": self.watch.state(),

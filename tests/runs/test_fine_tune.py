@@ -271,6 +271,20 @@ def test_an_average_is_what_a_run_gives_away(start: Path, data: Path, tmp_path: 
     assert json.loads((half / "metrics.json").read_text())["figures"] == judged
 
 
+def test_an_undefined_figure_ends_no_run(start: Path, tmp_path: Path, capsys: Any) -> None:
+    """The correlation with values that are all alike is 0 / 0."""
+    for name, values in (("train", (1.0, 2.0, 3.0, 4.0) * 8), ("dev", (2.0,) * 8)):
+        lines = [json.dumps({"text": f"the film {i}", "value": value}) for i, value in enumerate(values)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    given = {"data.train": tmp_path / "train.jsonl", "data.validation": tmp_path / "dev.jsonl"}
+    fields = {**given, "start": start, "task.name": "sequence_regression", "total": "2 steps", "mesh.data": 1,
+              "batch.length": 16, "batch.multiple": 8, "batch.size": 16, "stop.patience": 3}  # fmt: skip
+    command = ["train", "--config", "finetune/classify", "--workdir", str(tmp_path / "run")]
+    assert main([*command, *(f"--config.{name}={value}" for name, value in fields.items())]) == 0
+    assert "spearman nan" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["figures"]["spearman"] == "NaN"
+
+
 def test_a_call_leaves_the_rows_of_another_alone(start: Path, tmp_path: Path) -> None:
     given = [{"text": row["sentence"], "label": row["gold"]} for row in rows(40, 0)]
     call: dict[str, Any] = {
