@@ -2,8 +2,9 @@
 
     python benchmarks/stsb_torch.py --start BERT --train stsb/en-train.csv --validation stsb/en-dev.csv
 
-BERT is a Hugging Face folder. The recipe is the config's: rate, epochs, batch, schedule, decay, clipping and
-the values' scale are read from it; the order of the rows and dropout's masks are torch's own. One line an
+BERT is a Hugging Face folder. The recipe is the config's: rate, epochs, batch, decay, clipping and the
+values' scale are read from it, its schedule (warmed up over a tenth, then down to 0 in a straight line) is
+written out; the order of the rows and dropout's masks are torch's own. One line an
 epoch, Spearman's correlation on the validation file in percent. Needs the parity extra.
 """
 

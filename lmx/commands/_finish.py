@@ -114,9 +114,10 @@ def closing(session: Session, made: int, again: str) -> str:
         f"  {lmx} generate --checkpoint {run} --prompt 'The'",
         f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
     ]
+    told = ", ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
     return "\n".join(
         [
-            f"step {step}: validation {', '.join(f'{name} {float(value):.4f}' for name, value in figures.items())}",
+            f"step {step}: validation {told}",
             "made:",
             *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",

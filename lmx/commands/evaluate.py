@@ -61,9 +61,8 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
         targets=True,
     )
     run = _wire.located(options.checkpoint)[0]
-    if _is_test(applied.config, options):
-        _lock(run, options.task)
-    elif options.data is None:
+    test = _is_test(applied.config, options)
+    if options.data is None and not test:
         _unchanged(run, options, rows)
     if (options.data is not None or options.split != "train") and "data" in found.config:
         try:
@@ -76,6 +75,8 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
                 log.say(f"warning: {shared:,} of the {len(rows):,} {whose}rows are also in train")
     split = applied.split(rows, targets=True)
     judged = applied.judge.judged(found.params, split)
+    if test:  # not before: rows that cannot be read give no figure
+        _lock(run, options.task)
     return {
         "split": options.split if options.data is None else str(options.data),
         "step": found.step,

@@ -147,6 +147,10 @@ def find(given: Given, known: Mapping[str, Loss], *, weights: Sequence[float] | 
     if weights is not None:
         if "weights" not in takes:
             raise UserError(f"task.loss={name!r} takes no weights of classes; leave task.class_weights out")
+        if "weights" in options:
+            raise UserError(
+                "task.loss.weights and task.class_weights both weigh classes; leave one of them out"
+            )
         options["weights"] = weights
 
     def bound(predicted: Array, wanted: Array) -> tuple[Array, Array]:

@@ -117,7 +117,13 @@ def test_bf16_computes_in_bf16_and_sums_in_f32(name: str) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize(
-    "sizes", [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str
+    "sizes",
+    [
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 1, "fsdp": 8}, marks=pytest.mark.slow),
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("layers", execution.LAYERS)
 def test_no_mesh_changes_loss_or_gradients(name: str, sizes: dict[str, int], layers: str) -> None:

@@ -167,6 +167,7 @@ def test_going_on_with_hidden_tokens_alone(
         gone.rename(pretrained)
 
 
+@pytest.mark.slow
 def test_going_on_with_a_decoder(finished: Path, text: Path, tmp_path: Path, capsys: Any) -> None:
     small = {
         "batch.size": "8",

@@ -125,6 +125,18 @@ def test_a_second_look_at_the_test_split_is_noted(finished: Path, capsys: pytest
     assert len((finished / "test_uses.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_look_that_failed_is_none(finished: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "test_uses.jsonl").unlink(missing_ok=True)
+    whole = (data / "test.tsv").read_text()
+    (data / "test.tsv").write_text(f"{whole}the film\tgreenish\n")
+    try:
+        assert main(["evaluate", "--checkpoint", str(finished), "--split", "test"]) == 2
+    finally:
+        (data / "test.tsv").write_text(whole)
+    assert "greenish" in capsys.readouterr().err
+    assert not (finished / "test_uses.jsonl").exists()
+
+
 def test_the_test_file_itself_is_the_test_split(
     finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +263,7 @@ def test_patience_without_a_best_gives_the_evaluated_step(start: Path, data: Pat
     assert judged["accuracy"] == last["accuracy"]
 
 
+@pytest.mark.slow
 def test_an_average_is_what_a_run_gives_away(start: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
     """The run judges and exports the average; who opens its checkpoint gets the same, and it resumes."""
     changes = {"optim.average": 0.9, "total": "6 steps", "save": "3 steps", "evaluate": "3 steps"}

@@ -101,6 +101,7 @@ def test_a_verdict_about_nothing_is_none(
     assert said in complaint(capsys, ["verify", str(tmp_path / "in")])
 
 
+@pytest.mark.slow
 def test_a_run_from_a_half_precision_import_trains_in_full_and_resumes(
     text: Path, rows: Path, tmp_path: Path, finished: Path, capsys: Any
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_run_that_is_stopped_ends_in_the_same_bits(
     assert {**json.loads(ours), "seconds": 0} == {**json.loads(theirs), "seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_mixture_of_one_task_is_the_run_on_it_alone(start: Path, data: Path, tmp_path: Path) -> None:
     """With dropout, decay and clipping on; a checkpoint of the one task needs no name."""
     less = {

@@ -249,6 +249,11 @@ def test_what_cannot_be_is_refused(given: Any, weights: Any, message: str) -> No
         _losses.find(given, _losses.CLASSES, weights=weights)(jnp.asarray(LOGITS), jnp.asarray(LABELS))
 
 
+def test_classes_are_weighed_once() -> None:
+    with pytest.raises(UserError, match=r"task\.loss\.weights and task\.class_weights"):
+        _losses.find({"name": "cross_entropy", "weights": (1, 50)}, _losses.CLASSES, weights=(1, 2))
+
+
 def test_numbers_have_no_weights_of_classes() -> None:
     with pytest.raises(UserError, match=r"task\.loss='mse' takes no weights of classes"):
         _losses.find("mse", _losses.NUMBERS, weights=(1, 2))
