@@ -19,6 +19,7 @@ from pathlib import Path
 
 from _cases import B1, CASES, CLIP, EPSILON, Case, Gpt2, write
 from _processes import Process, answer, close, environment, listed, machine, threads
+from _torch import groups
 
 PEAK_SIZE, PRODUCTS = 2048, 5
 """Rows of the square matrices whose product shows the peak, and how many products are made in a round."""
@@ -85,11 +86,7 @@ def torch_side(case: Case, weights: Path) -> Run:
         for name, tensor in model.state_dict().items():
             if name != "lm_head.weight":  # tied, and so not stored
                 tensor.copy_(stored.get_tensor(name))
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": case.decay},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=case.rate, betas=(B1, case.b2), eps=EPSILON)
+    optimizer = torch.optim.AdamW(groups(model, case.decay), lr=case.rate, betas=(B1, case.b2), eps=EPSILON)
     model.train()
 
     def run(number: int) -> float:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from _processes import Process, answer, close, environment, hold_cores, machine, threads
+from _torch import groups
 
 RATE, DECAY, CLIP, WARMUP, SIZE = 5e-5, 0.01, 1.0, 22, 32
 Arrays = dict[str, np.ndarray]
@@ -113,11 +114,7 @@ def torch_side(
     logging.disable_progress_bar()
     torch.set_num_threads(threads())
     model = BertForSequenceClassification.from_pretrained(work / "start")
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": DECAY},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=RATE)
+    optimizer = torch.optim.AdamW(groups(model, DECAY), lr=RATE)
     schedule = get_linear_schedule_with_warmup(optimizer, WARMUP, 10 * WARMUP)
     batches = pickle.loads((work / "batches").read_bytes())
     model.train()

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _torch import groups
+
 CONFIG = "pretrain/shakespeare_char"
 
 
@@ -73,11 +75,9 @@ def torch_side(text: str, workdir: Path) -> tuple[float, float]:
     model = GPT2LMHeadModel(
         GPT2Config(vocab_size=manifest["tokenizer"]["vocab_size"], **shape, **off, **ends)
     )
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": chosen["decay"]},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(chosen["b1"], chosen["b2"]), eps=chosen["epsilon"])
+    optimizer = torch.optim.AdamW(
+        groups(model, chosen["decay"]), betas=(chosen["b1"], chosen["b2"]), eps=chosen["epsilon"]
+    )
     warmup = round(total * float(chosen["warmup"].rstrip("%")) / 100)
     at = optim.schedule(
         chosen["schedule"], rate=chosen["rate"], warmup=warmup, total=total, end=chosen["end"]

@@ -4,8 +4,8 @@
 
 BERT is a Hugging Face folder. The recipe is the config's: rate, epochs, batch, decay, clipping and the
 values' scale are read from it, its schedule (warmed up over a tenth, then down to 0 in a straight line) is
-written out; the order of the rows and dropout's masks are torch's own. One line an
-epoch, Spearman's correlation on the validation file in percent. Needs the parity extra.
+written out; the order of the rows and dropout's masks are torch's own. One line an epoch, Spearman's
+correlation on the validation file in percent. Needs the parity extra.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _torch import groups
 
 from lmx.core import config as config_
 
@@ -53,14 +54,6 @@ def judged(model: Any, rows: list[Row], tokenizer: Any, length: int) -> float:
         said = [model(**inputs).logits[:, 0] for inputs, _ in batches(rows, tokenizer, 64, length)]
     model.train()
     return 100 * float(spearmanr(torch.cat(said).numpy(), [row[2] for row in rows]).statistic)
-
-
-def groups(model: Any, decay: float) -> list[dict[str, Any]]:
-    """Return the parameters with decay, matrices and tables, and those without."""
-    return [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def main() -> None:

@@ -59,6 +59,18 @@ def test_a_step_is_compiled_for_eight_devices(capsys: Any) -> None:
     assert f"of which training needs {per_token * 128 / 1e12:.3g}" in told
 
 
+def test_an_encoders_hidden_places_alone_count_for_the_vocabulary(capsys: Any) -> None:
+    """Of 16 tokens a row 2 are hidden at most; a product at each place would be 8 times that many."""
+    words = ["compile", "--config", "pretrain/bert_small", "--topology", "cpu:8"]
+    sizes = {"model.layers": 1, "model.width": 16, "model.heads": 2, "model.mlp_width": 32,
+             "tokenizer.size": 64, "batch.size": 8, "batch.length": 16}  # fmt: skip
+    assert main([*words, *(f"--config.{name}={value}" for name, value in sizes.items())]) == 0
+    body = 4 * (16**2 + 16) + 2 * 16 * 32 + 32 + 16 + 4 * 16 + 2 * 16
+    head = 64 * 16 + 64 + 16**2 + 16 + 2 * 16
+    needed = 16 * (6 * body + 12 * 16 * 16) + 6 * head * 2
+    assert f"of which training needs {needed / 1e12:.3g}" in capsys.readouterr().out
+
+
 def test_a_config_says_how_many_ids() -> None:
     plain = config_.plain(config_.load("quickstart"))
     assert _compiled.sized(plain)["model"]["vocab_size"] == plain["tokenizer"]["size"]
