@@ -41,7 +41,7 @@ def lmx_side(text: str, workdir: Path) -> tuple[float, float]:
     from lmx.commands import _session
     from lmx.commands._platform import start
 
-    start()
+    start(alike=True)
     fields = {**settings(text, workdir), "evaluate": "0 steps", "save": "0 steps"}
     session = _session.make(fields, workdir, print)
     made = session.open()

@@ -67,7 +67,7 @@ def _vocabulary(sizes: Mapping[str, int], head: str) -> int:
 class Cost:
     """The accounts of one start of a run.
 
-    began: when it began, by time.monotonic. made: the steps before it. compiled: how many programs this
+    began: when it began, by time.monotonic; None for now. made: the steps before it. compiled: how many programs this
     process has compiled so far.
     """
 
@@ -78,7 +78,7 @@ class Cost:
         params: Any,
         mesh: Mesh,
         *,
-        began: float,
+        began: float | None,
         made: int,
         compiled: Callable[[], int],
     ) -> None:

@@ -182,10 +182,11 @@ class Session:
             processes.by_first(self._keep)
         return made
 
-    def run(self, made: int, stopping: Any, *, began: float, profile: int = 0) -> int:
+    def run(self, made: int, stopping: Any, *, began: float | None = None, profile: int = 0) -> int:
         """Train from step `made` to the end, or until `stopping`; return the steps made.
 
-        began: when this start of the run began, by time.monotonic. profile: steps to trace.
+        began: when this start of the run began, by time.monotonic; now, without it. profile: steps to
+        trace.
         """
         with meter.compilations() as compiled:
             self.cost = Cost(
