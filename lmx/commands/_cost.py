@@ -67,8 +67,8 @@ def _vocabulary(sizes: Mapping[str, int], head: str) -> int:
 class Cost:
     """The accounts of one start of a run.
 
-    began: when it began, by time.monotonic; None for now. made: the steps before it. compiled: how many programs this
-    process has compiled so far.
+    began: when it began, by time.monotonic; None for now. made: the steps before it. compiled: how many
+    programs this process has compiled so far.
     """
 
     def __init__(
