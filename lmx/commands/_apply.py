@@ -11,7 +11,7 @@ from lmx.commands import _build, _examples, _hf, _judge, _options, _supervised, 
 from lmx.core import config as config_
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError, did_you_mean
-from lmx.core.examples import Records
+from lmx.core.examples import Example, Records
 from lmx.core.types import Checkpoint
 
 BATCH = {"size": 32, "length": 512, "multiple": 16, "window": 1, "parts": 1}
@@ -31,12 +31,17 @@ class Applied:
     task: ModuleType
     judge: _judge.Judge
 
-    def split(self, rows: Records, *, targets: bool) -> _examples.Split:
-        """Return rows as the model reads them. targets: keep what they say themselves."""
+    def read(self, rows: Records, *, targets: bool = True) -> list[Example]:
+        """Return rows as the task reads them. targets: the last turn of a dialogue answers those before it;
+        else it is what shall be answered."""
         options = _build.options_of(self.config, "read")
         if not targets and "answered" in _options.names(self.task.read):
-            options["answered"] = False  # the last turn of a dialogue is what shall be answered
-        examples = _examples.read(rows, self.task, options)
+            options["answered"] = False
+        return _examples.read(rows, self.task, options)
+
+    def split(self, rows: Records, *, targets: bool) -> _examples.Split:
+        """Return rows as the model reads them. targets: keep what they say themselves."""
+        examples = self.read(rows, targets=targets)
         if not targets:
             told = {field.name for field in self.task.FIELDS if field.target}
             examples = [{name: v for name, v in one.items() if name not in told} for one in examples]
@@ -71,11 +76,12 @@ def opened(found: Checkpoint, *, batch: int | None = None) -> Applied:
     task = _build.task(found.config)
     if not supervised(found):
         raise UserError(no_task(found))
-    config = dict(found.config)
+    config, told = dict(found.config), found.config.get("told") or {}
     if "facts" not in config:
-        config["facts"] = _facts(found)
+        config["facts"] = {**_facts(found), **told.get("facts", {})}
+        config["task"] = {**config["task"], **told.get("task", {})}
     mesh = mesh_.make()
-    shape = dict(config.get("batch", BATCH))
+    shape = dict(config.get("batch", {**BATCH, **told.get("batch", {})}))
     shape["length"] = min(shape["length"], _hf.sections(found.config)["model"]["positions"])
     size = batch or shape["size"]
     shape["size"] = -(-size // mesh_.ways(mesh)) * mesh_.ways(mesh)

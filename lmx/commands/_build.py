@@ -130,14 +130,14 @@ def options_of(config: Mapping[str, Any], function: str) -> dict[str, Any]:
     """
     module = task(config, needs=(function,))
     check_options(config)
-    takes = _takes(module, function)
-    return {name: value for name, value in config["task"].items() if name in takes}
+    own = takes(module, function)
+    return {name: value for name, value in config["task"].items() if name in own}
 
 
 def check_options(config: Mapping[str, Any]) -> None:
     """Raise UserError for a field of the config's task section that none of the task's functions takes."""
     module, name = task(config), config["task"]["name"]
-    known = list(dict.fromkeys(option for each in ROUTED for option in _takes(module, each)))
+    known = list(dict.fromkeys(option for each in ROUTED for option in takes(module, each)))
     for option in config["task"]:
         if option != "name" and option not in known:
             raise UserError(
@@ -146,7 +146,7 @@ def check_options(config: Mapping[str, Any]) -> None:
             )
 
 
-def _takes(module: ModuleType, function: str) -> list[str]:
+def takes(module: ModuleType, function: str) -> list[str]:
     """Return the keyword-only arguments of a task's function that are options; [] where it has none such.
 
     The loss of a task that makes its own objective is that objective: what it does not take would be dead.

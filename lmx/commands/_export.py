@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build, _hf
+from lmx.commands import _build, _hf, _told
 from lmx.core import log, tree
 from lmx.core.errors import UserError
 from lmx.core.hf_table import HeadTable, Table
@@ -68,6 +68,9 @@ def write(
         )
         if text is not None:
             text.save(work, model_max_length=text.model_max_length or fields["positions"])
+        told = _told.of(found.config)
+        if told is not None:
+            _told.write(work, told)
         if certify:
             content = {
                 "kind": "export",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from lmx.core import config as config_
 from lmx.core import log
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint
+from lmx.runs import lock
 from lmx.sources import memory
 
 
@@ -38,6 +44,7 @@ def fine_tune(
     if not isinstance(changes, Mapping):
         raise UserError(f"changes={changes!r}; expected a dict of fields, such as {{'optim.decay': 0.1}}")
     folder = Path(tempfile.mkdtemp(prefix="lmx-")) if workdir is None else _arguments.folder(workdir)
+    new = workdir is None or not folder.exists()
     if workdir is None:
         log.say(f"the run is in {folder}; name a workdir to keep it elsewhere, and to resume")
     config = config_.load("finetune/base" if task is not None else _continued(os.fspath(start)))
@@ -51,23 +58,26 @@ def fine_tune(
         "export": False,
     }
     held = _share(validation)
-    train_file = _file(rows, folder / "given", "train")
-    if task is None:
-        if held is None:
-            raise UserError("validation: texts are held out by a share, such as '10%'")
-        found |= {"data.path": str(train_file), "data.holdout": held}
-    else:
-        options = {"name": task} if isinstance(task, str) else dict(task)
-        found |= {f"task.{name}": value for name, value in options.items()}
-        place = (
-            f"{100 * held:.10g}%" if held is not None else _file(validation, folder / "given", "validation")
-        )
-        found |= {"data.train": str(train_file), "data.validation": str(place)}
-    config_.override(config, {**found, **changes})
-    checkpoint, stopped = train(config_.plain(config), folder, again="the same call of lmx.fine_tune")
+    if task is None and held is None:
+        raise UserError("validation: texts are held out by a share, such as '10%'")
+    with _kept(folder, new=new) as write:
+        place = write(rows, "train")
+        if task is None:
+            found |= {"data.path": str(place), "data.holdout": held}
+        else:
+            options = {"name": task} if isinstance(task, str) else dict(task)
+            found |= {f"task.{name}": value for name, value in options.items()}
+            other = f"{100 * held:.10g}%" if held is not None else str(write(validation, "validation"))
+            found |= {"data.train": str(place), "data.validation": other}
+        config_.override(config, {**found, **changes})
+        checkpoint, stopped = train(config_.plain(config), folder, again="the same call of lmx.fine_tune")
     if stopped is not None:
         raise KeyboardInterrupt(f"stopped at step {checkpoint.step} and saved in {folder}")
     return checkpoint
+
+
+_TOLD = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID, os.PathLike)
+"""What has one text of its own, and stands for it."""
 
 
 def _continued(start: str) -> str:
@@ -90,13 +100,33 @@ def _share(validation: Any) -> float | None:
     return share
 
 
+@contextmanager
+def _kept(folder: Path, *, new: bool) -> Iterator[Callable[[Any, str], Path]]:
+    """Yield what writes rows under a name into a run's folder; they go away where the run is refused, and so
+    does a folder that is new."""
+    given, before = folder / "given", set(folder.glob("given/*"))
+    try:
+        yield lambda rows, name: _file(rows, given, name)
+    except UserError:
+        config = folder / "config.json"
+        known = config.read_text() if config.exists() else ""  # that of a run which has begun with them
+        for path in set(folder.glob("given/*")) - before:
+            if path.name not in known:
+                path.unlink()
+        with suppress(OSError):  # it is not empty, or not there
+            given.rmdir()
+        if new and folder.exists() and all(path.name == lock.NAME for path in folder.iterdir()):
+            shutil.rmtree(folder)
+        raise
+
+
 def _file(rows: Any, folder: Path, name: str) -> Path:
     """Write rows (texts, dicts, or a frame) as JSON lines, and return where.
 
     The file is named by what is in it, so that another call leaves it alone.
     """
-    listed = [_plain(row) for row in memory.rows(name, rows)]
-    whole = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in listed)
+    listed = [_plain(row, f"{name}[{i}]") for i, row in enumerate(memory.rows(name, rows))]
+    whole = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
     data = whole.encode("utf-8", "surrogatepass")
     path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.jsonl"
     if not path.exists():
@@ -105,12 +135,24 @@ def _file(rows: Any, folder: Path, name: str) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; what is no number is null, which counts as missing."""
+def _plain(value: Any, where: str) -> Any:
+    """Return a value as JSON has it; what is no number, or no date, is null, which counts as missing.
+
+    where: what it is called in messages. Errors: UserError for what has no text of its own.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(one, f"{where}[{key!r}]") for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(one, f"{where}[{i}]") for i, one in enumerate(value)]
+    if type(value).__name__ in ("NAType", "NaTType"):  # of pandas
+        return None
+    if isinstance(value, _TOLD):
+        return str(value)
     if hasattr(value, "tolist"):  # of numpy
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return _plain(value.tolist(), where)
+    if value is None or isinstance(value, (str, int, float)):
+        return None if isinstance(value, float) and math.isnan(value) else value
+    raise UserError(
+        f"{where} is of type {type(value).__name__}; expected texts, numbers, lists or dicts of them: make "
+        "it one, or leave it out"
+    )

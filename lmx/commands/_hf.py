@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lmx import tokenizer as tokenizers_
-from lmx.commands import _build
+from lmx.commands import _build, _told
 from lmx.core import plugin, rng, tree
 from lmx.core.errors import UserError, printable
 from lmx.core.hf_table import HeadTable, Table
@@ -98,6 +98,8 @@ def read(
             digests=digests,
         )
         notes += _notes(path, stored, plan, ignored, dtype, sections(config)["task"])
+        told = _told.read(path, name) if task is None else None
+        config |= {} if told is None else {"told": told}
         config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies, dtype)}
         if any(leaf.startswith("head/") for leaf in plan.fresh):  # the names of labels were the other head's
             _forget_labels(config["hf"]["config"])

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
 from lmx.batches import sorted_batches
-from lmx.commands import _build, _examples, _options, _responses, _scores
+from lmx.commands import _build, _examples, _labels, _options, _responses, _scores
 from lmx.core import log, plugin
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.examples import Encoded
@@ -108,13 +108,34 @@ class Judge:
         if self._config["score"] is None and not self._config["metrics"]:
             return self._task.SCORE, -1 if self._task.SCORE == "loss" else 1
         name = self._config["score"] or self._task.SCORE
-        known = self.figures([_perfect(one) for one in references], references, 0.0)
+        perfect = [_perfect(one) for one in references]
+        self._check_figures(perfect, references)
+        known = self.figures(perfect, references, 0.0)
         if name not in known:
             raise UserError(
                 f"config.score={name!r}: no such figure{did_you_mean(name, known)}; there is: "
                 f"{', '.join(known)}; config.metrics adds others"
             )
         return name, -1 if name == "loss" or name.partition("/")[0] in self._lower else 1
+
+    def _check_figures(
+        self, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Raise UserError where two metrics give a figure of one name, and it is not the config's way of
+        having one of the task's own with other options."""
+        own = [name for name, _ in self._task.METRICS]
+        added = self._config["metrics"]
+        names = [*own, *(given if isinstance(given, str) else given["name"] for given in added)]
+        whose: dict[str, int] = {}
+        for index, metric in enumerate(self._metrics):
+            for figure in _scores.figures([metric], predictions, references):
+                first = whose.get(figure, index)
+                whose[figure] = index
+                if first != index and not (first < len(own) <= index and names[first] == names[index]):
+                    raise UserError(
+                        f"config.metrics: {names[first]!r} and {names[index]!r} both give the figure "
+                        f"{figure!r}; leave one of them out"
+                    )
 
     def figures(
         self, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], loss: float
@@ -182,7 +203,11 @@ class Judged:
 def metrics_of(config: Mapping[str, Any], task: ModuleType) -> tuple[list[Metric], set[str]]:
     """Return the metrics of a task and those that the config adds, and which figures are better when lower.
 
-    Errors: UserError for a metric that is not there, and an option that it has not.
+    A metric of the config that is among the task's own, too, such as f1 with `labels`, takes the place of the
+    own figures that have its names.
+
+    Errors: UserError for a metric that is not there, an option that it has not, and a label that the training
+    split has not.
     """
     found, lower = [], set()
     own = [{"name": name, **options} for name, options in task.METRICS]
@@ -192,11 +217,24 @@ def metrics_of(config: Mapping[str, Any], task: ModuleType) -> tuple[list[Metric
             raise UserError(f"config.metrics: {given!r}; expected a name, or a dict of a name and options")
         module = plugin.find("lmx.metrics", one["name"], needs=("metric",))
         options = {name: value for name, value in one.items() if name != "name"}
+        _check_labels(one["name"], options, config.get("facts", {}).get("names"))
         found.append(
             module.metric(**_options.known(module.metric, options, section="metrics", owner=one["name"]))
         )
         lower |= set(getattr(module, "LOWER", ()))
     return found, lower
+
+
+def _check_labels(metric: str, options: Mapping[str, Any], names: Sequence[str] | None) -> None:
+    """Raise UserError where a metric is to count labels that there are not; names: those of the data."""
+    for field in ("positive", "labels") if names else ():
+        value = options.get(field)
+        for label in value if isinstance(value, list | tuple) else (() if value is None else (value,)):
+            if label not in (names or ()):
+                raise UserError(
+                    f"config.metrics: {metric} got {field}={value!r}, but no label is {label!r}"
+                    f"{did_you_mean(str(label), names or ())}; there is: {_labels.listed(names or ())}"
+                )
 
 
 def _perfect(reference: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def prepare(
     if unread := _examples.unread(config, found["train"], task):
         say(f"columns that {config['task']['name']} does not read: {_labels.listed(unread)}")
     examples = {name: _examples.read(rows, task, options) for name, rows in found.items()}
-    if shared := sources.overlap(found["train"], found["validation"]):
+    if shared := sources.overlap(examples["train"], examples["validation"]):
         say(f"warning: {shared:,} of the {len(found['validation']):,} validation rows are also in train")
     with _examples.located(found["train"]):
         facts = _labels.learn(there, task, examples["train"], name=name)

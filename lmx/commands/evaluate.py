@@ -64,16 +64,17 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     test = _is_test(applied.config, options)
     if options.data is None and not test:
         _unchanged(run, options, rows)
+    split = applied.split(rows, targets=True)
     if (options.data is not None or options.split != "train") and "data" in found.config:
         try:
-            train = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
+            theirs = _apply.rows(applied, None, split="train", where={}, format=None, targets=True)
+            train = applied.read(theirs)
         except UserError as error:
             log.say(f"whether rows are also in train cannot be told: {error}")
         else:
-            if shared := sources.overlap(train, rows):
+            if shared := sources.overlap(train, split.examples):
                 whose = f"{options.split} " if options.data is None else ""
                 log.say(f"warning: {shared:,} of the {len(rows):,} {whose}rows are also in train")
-    split = applied.split(rows, targets=True)
     judged = applied.judge.judged(found.params, split)
     if test:  # not before: rows that cannot be read give no figure
         _lock(run, options.task)
@@ -145,18 +146,19 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     from lmx.sources import rows
     from lmx.training import evaluate
 
-    rows_of_run = found.config.get("data", {}).get("folder")
     folder = options.data
-    if folder is None and rows_of_run and (Path(rows_of_run) / codec.MANIFEST).exists():
-        folder = Path(rows_of_run)
+    if folder is None and found.config.get("data", {}).get("folder"):
+        judged = _packed.stages(found.config, Path())[-1]  # a run may end on longer rows than it began with
+        own = Path(judged["data"]["folder"])
+        folder = own if (own / codec.MANIFEST).exists() else None
     if folder is None:
         raise UserError(f"{options.checkpoint} has no prepared rows of its own; name some: --data FOLDER")
     manifest = codec.manifest(folder)
-    own, of_rows = _wire.tokenizer(found).sha256, manifest["tokenizer"]["sha256"]
-    if own != of_rows:
+    text, of_rows = _wire.tokenizer(found), manifest["tokenizer"]["sha256"]
+    if text.sha256 != of_rows:
         raise UserError(
             f"the rows were made with another tokenizer ({of_rows[:12]}) than that of {options.checkpoint} "
-            f"({own[:12]}); prepare them with this one: --config.tokenizer.name=file "
+            f"({text.sha256[:12]}); prepare them with this one: --config.tokenizer.name=file "
             f"--config.tokenizer.path={found.folder}"
         )
     source = rows.source(options.split, folder=folder)
@@ -165,7 +167,6 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     task = _build.task(found.config, needs=_build.TRAINED)
     objective = _build.objective(found.config, _build.model(found.config))
     _fits(found, manifest, folder)
-    text = _wire.tokenizer(found)
     encode = _build.encoder({**found.config, "seed": manifest["settings"]["seed"]}, text.vocabulary())
     whole = batches.whole(source, size=size, encode=encode)
     sums = evaluate.over(

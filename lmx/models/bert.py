@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -52,6 +52,9 @@ class Config:
     init_range: float = 0.02
     tie_embeddings: bool = True
     pooler: bool = True
+
+    causal: ClassVar[bool] = False
+    """Whether a token sees those before it alone."""
 
     def __post_init__(self) -> None:
         fields_.sizes(self, "vocab_size", "positions", "width", "layers", "heads", "mlp_width", "types")

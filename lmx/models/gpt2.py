@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -54,6 +54,9 @@ class Config:
     scale_attention_by_layer: bool = False
     upcast_attention: bool = False
     tie_embeddings: bool = True
+
+    causal: ClassVar[bool] = True
+    """Whether a token sees those before it alone."""
 
     def __post_init__(self) -> None:
         fields_.sizes(self, "vocab_size", "positions", "width", "layers", "heads")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lmx.core.errors import UserError, did_you_mean, one_line
+from lmx.core import plugin
+from lmx.core.errors import UserError, did_you_mean
 
 DURATIONS = ("warmup", "every", "cooldown", "timescale")
 """Options that are durations: a config gives them in any unit, what is called here gets them in steps."""
@@ -30,19 +30,7 @@ def find(what: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Calla
             f"{key}: no {what} {name!r}{did_you_mean(str(name), known)}; there is: {', '.join(known)}, "
             "or a dotted name of your own"
         )
-    try:
-        module = importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{key}={name!r}: no module {error.name!r}; is its folder on PYTHONPATH?") from error
-    except (ImportError, SyntaxError, NameError, TypeError, ValueError) as error:
-        kind = type(error).__name__
-        raise UserError(f"{key}={name!r}: {place} cannot be imported: {kind}: {one_line(error)}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        near = did_you_mean(attribute, [word for word in dir(module) if not word.startswith("_")])
-        raise UserError(f"{key}={name!r}: {place} has no function {attribute!r}{near}")
-    chosen: Callable[..., Any] = found
-    return chosen
+    return plugin.own_function(name, said=f"{key}={name!r}")
 
 
 def options(function: Callable[..., Any], supplied: Sequence[str]) -> tuple[dict[str, bool], bool]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from lmx.core.examples import Example, Records
 
-TARGETS = frozenset({"id", "label", "labels", "value", "tags", "answers", "response", "references"})
-"""Fields that are no part of what a model is asked: the id, and what it should answer."""
+TARGETS = frozenset(
+    {"id", "label", "labels", "value", "tags", "answers", "response", "references", "left_out"}
+)
+"""Fields that are no part of what a model is asked: the id, what it should answer, and what was counted."""
 
 
 def fingerprint(records: Records) -> str:
@@ -24,8 +27,12 @@ def fingerprint(records: Records) -> str:
     return digest.hexdigest()
 
 
-def overlap(train: Records, other: Records) -> int:
-    """Return how many rows of `other` ask what a row of `train` asks too: equal fields, targets left out."""
+def overlap(train: Records | Sequence[Example], other: Records | Sequence[Example]) -> int:
+    """Return how many rows of `other` ask what a row of `train` asks too: equal fields, targets left out.
+
+    Give them as the task reads them where it does more than check: of a dialogue in one text, only the task
+    knows where the turns begin.
+    """
     known = {asked(train[index]) for index in range(len(train))}
     return sum(asked(other[index]) in known for index in range(len(other)))
 
@@ -36,7 +43,8 @@ def asked(example: Example) -> bytes:
     Of a dialogue without a response of its own, the last turn is what it should answer.
     """
     left = {name: value for name, value in example.items() if name not in TARGETS}
-    if isinstance(left.get("turns"), list) and "response" not in example:
+    answered = "response" in example or "references" in example
+    if isinstance(left.get("turns"), list) and not answered:
         left["turns"] = left["turns"][:-1]
     return sha256(left)
 

@@ -9,7 +9,6 @@ Source: cross-entropy with weights and smoothing, BCE and Huber as PyTorch defin
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmx.core import plugin
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.types import IGNORED, Array
 from lmx.tasks import _heads
@@ -49,7 +49,7 @@ def cross_entropy(
         logs = logs * scale.reshape((1,) * wanted.ndim + (-1,))
         each = each * count
     if smoothing:
-        there = wide > jnp.finfo(wide.dtype).min  # a choice that is none has this logit, and gets no share
+        there = logits > jnp.finfo(logits.dtype).min  # a choice that is none has this logit, and no share
         each = (1 - smoothing) * each - smoothing * jnp.mean(logs, axis=-1, where=there)
     return _added(each, count, real)
 
@@ -179,17 +179,7 @@ def _function(name: Any, known: Mapping[str, Loss]) -> Loss:
         raise UserError(
             f"task.loss={name!r}{hint}; expected {', '.join(known)}, or the dotted path of a function"
         )
-    where, _, inner = name.rpartition(".")
-    try:
-        module = importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"task.loss={name!r}: no module {error.name!r}; is its folder on PYTHONPATH?"
-        ) from error
-    found = getattr(module, inner, None)
-    if not callable(found):
-        raise UserError(f"task.loss={name!r}: {where} has no function {inner!r}")
-    return found
+    return plugin.own_function(name, said=f"task.loss={name!r}")
 
 
 def _wide(x: Array) -> Array:

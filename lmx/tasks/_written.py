@@ -67,7 +67,7 @@ def text_metrics(
     """Return (name on the metrics' shelf, its options) of each metric of the responses' texts.
 
     template: as in `encode`. tokenize: how BLEU cuts texts into words; "zh" and "char" count distinct
-    characters, too, instead of words.
+    characters, too, instead of words. Errors: UserError for `tokenize` where no metric cuts texts into words.
     """
     name = ("dialogue" if facts["turns"] else "plain") if template is None else template
     added: dict[str, dict[str, Any]] = {
@@ -75,6 +75,12 @@ def text_metrics(
         "distinct": {"characters": tokenize in UNSPACED},
     }
     chosen = TEXT_METRICS.get(name, TEXT_METRICS["plain"])
+    if tokenize != "13a" and not any(each in added for each, _ in chosen):
+        scored = ", ".join(each for each, _ in chosen)
+        raise UserError(
+            f"task.tokenize={tokenize!r} is BLEU's, but task.template={name!r} is scored by {scored}; leave "
+            "it out"
+        )
     return (*((each, {**given, **added.get(each, {})}) for each, given in chosen), ("ended", {}))
 
 

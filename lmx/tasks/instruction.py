@@ -148,10 +148,16 @@ def read(
     return {**found, "left_out": left_out} if given == ["turns"] and left_out else found
 
 
-def learn(examples: Sequence[Example]) -> dict[str, Any]:
-    """Return `turns`: whether the training split has dialogues. Errors: UserError where a response lacks."""
+def learn(examples: Sequence[Example], *, separator: str | None = None) -> dict[str, Any]:
+    """Return `turns`: whether the training split has dialogues.
+
+    Errors: UserError where a response lacks, and for a `separator` of turns, as `read` has it, without any.
+    """
     _examples.targets(examples, "response")
-    return {"turns": any("turns" in example for example in examples)}
+    turns = any("turns" in example for example in examples)
+    if separator is not None and not turns:
+        raise UserError(f"task.separator={separator!r} parts turns, but the examples have none; leave it out")
+    return {"turns": turns}
 
 
 def head(facts: Mapping[str, Any]) -> dict[str, Any]:

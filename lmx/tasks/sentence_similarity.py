@@ -47,8 +47,11 @@ def attach(body: Model, config: Any, *, pooling: str = "mean") -> Model:
     `input_ids`, `attention_mask` and `token_type_ids` (B, N, T) give embeddings (B, N, D), and with N = 2 a
     cosine (B,); (B, T) gives embeddings (B, D). The body sees B x N rows, and its other outputs lead with
     B x N. pooling: "mean" over the real tokens, or the "first" of them.
+    Errors: UserError for "first" with a decoder, whose first token sees nothing of the text behind it.
     """
     _examples.choice("pooling", pooling, POOLINGS)
+    if pooling == "first" and config.causal:
+        raise UserError("task.pooling='first', but a decoder's first token sees no other; expected 'mean'")
     flat = _heads.side_by_side(body, "texts")
 
     def head(params: Params, outputs: Outputs, batch: Batch, drop: _heads.Dropout) -> Outputs:

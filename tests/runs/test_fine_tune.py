@@ -311,9 +311,12 @@ def test_a_call_leaves_the_rows_of_another_alone(start: Path, tmp_path: Path) ->
     before = {path: path.read_bytes() for path in (tmp_path / "run" / "given").iterdir()}
     with pytest.raises(lmx.UserError, match=r"data\.train"):
         lmx.fine_tune(given[:-1], **call)
-    assert all(path.read_bytes() == data for path, data in before.items())
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / "given").iterdir()} == before
     with pytest.raises(lmx.UserError, match="label"):  # a missing label is no label called NaN
         lmx.fine_tune([*given, {"text": "x", "label": float("nan")}], **{**call, "workdir": tmp_path / "nan"})
+    assert not (tmp_path / "nan").exists()
+    with pytest.raises(lmx.UserError, match=r"train\[40\]\['more'\]\[0\] is of type object"):
+        lmx.fine_tune([*given, {"text": "x", "label": "pos", "more": [object()]}], **call)
     for wrong in ("ten", 1.5, True):
         with pytest.raises(lmx.UserError, match="expected a share"):
             lmx.fine_tune(given, **{**call, "validation": wrong})

@@ -135,6 +135,8 @@ def test_facts_tell_that_there_are_dialogues() -> None:
     assert task.references(two, facts={}) == [{"references": ["ba"]}, {"references": ["b"]}]
     with pytest.raises(UserError, match=r"has no response; fill it in, or name its column"):
         task.learn([task.read({"prompt": "a"})])
+    with pytest.raises(UserError, match=r"task\.separator='\|' parts turns, but the examples have none"):
+        task.learn([task.read({"prompt": "a", "response": "b"})], separator="|")
 
 
 def test_the_metrics_of_texts_exist_and_score_a_perfect_text() -> None:

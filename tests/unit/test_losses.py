@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmx.core import plugin
 from lmx.core.errors import UserError
 from lmx.core.types import IGNORED
+from lmx.optim import _options
 from lmx.tasks import _losses, sequence_classification
 
 N, C = 6, 4
@@ -286,3 +288,46 @@ def test_a_loss_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         sequence_classification.loss(outputs, batch, loss="my_own_losses.broken")
     sys.modules.pop("my_own_losses")
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_choice_that_is_none_gets_no_share_of_smoothing(kind: Any) -> None:
+    """It has the least number of its type as its logit, which as f32 is not the least any more."""
+    real = jnp.asarray([[1.0, 2.0, 0.5]], kind)
+    filled = jnp.pad(real, ((0, 0), (0, 2)), constant_values=jnp.finfo(kind).min)
+    label = jnp.asarray([1])
+    wanted, found = (_losses.cross_entropy(x, label, smoothing=0.1)[0] for x in (real, filled))
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("def broken(:", "my_own.broken", "my_own cannot be imported: SyntaxError|my_own.broken cannot"),
+        ("raise RuntimeError('no card')", "my_own.f", "cannot be imported: RuntimeError: no card"),
+        (
+            "def mine(a, b): ...",
+            "my_own.mien",
+            "no function 'mien' .did you mean 'mine'|no module 'my_own.mien'",
+        ),
+        ("", "my_own..f", "'my_own.+' is no name of a module"),
+    ],
+)
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda name: _losses.find(name, _losses.CLASSES),
+        lambda name: _options.find("optimizer", name, {}),
+        lambda name: plugin.find("lmx.metrics", name, needs=("metric",)),
+    ],
+    ids=["loss", "optimizer", "metric"],
+)
+def test_a_module_of_ones_own_that_cannot_be_had(
+    find: Any, text: str, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that takes dotted names refuses in one line, whatever the code raises."""
+    (tmp_path / "my_own.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=said):
+        find(name)
+    sys.modules.pop("my_own", None)

@@ -51,9 +51,14 @@ def pairs(side: str = "right", size: int = 2) -> dict[str, jax.Array]:
     return {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask)}
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_the_first_token_of_a_decoder_is_refused() -> None:
+    """It sees no other: every text that begins alike would have one vector."""
+    with pytest.raises(UserError, match="pooling='first', but a decoder's first token sees no other"):
+        built("gpt2", pooling="first")
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("gpt2", "mean"), ("bert", "mean"), ("bert", "first")])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_padding_is_not_pooled(name: str, side: str, pooling: str) -> None:
     """Each text alone, without padding, has the same vector; the cosine is that of numpy."""
     params, apply = started(name, pooling)

@@ -13,6 +13,7 @@ from lmx import sources
 from lmx.core.errors import UserError
 from lmx.core.examples import Records
 from lmx.sources import memory, table
+from lmx.tasks import instruction
 
 FIELDS: dict[str, Any] = {"fields": ["id", "text", "label"], "required": ["text"]}
 
@@ -137,6 +138,22 @@ def test_a_response_is_a_target() -> None:
     parts = [[{"prompt": "a", "response": "b"}], [{"prompt": "a", "response": "c"}, {"prompt": "b"}]]
     train, other = (memory.source("train", train=rows, **fields) for rows in parts)
     assert sources.overlap(train, other) == 1
+
+
+def test_a_dialogue_asks_all_but_its_reply() -> None:
+    """However its turns came: only the task can tell of one text where they begin."""
+    told = instruction.read({"turns": "Hi. | Hello. | Bye. | See you."}, separator="|")
+    other = [
+        {"turns": ["Hi.", "Hello.", "Bye.", "Ciao."]},
+        {"turns": ["Hi.", "Hello.", "Bye."], "references": ["Ciao.", "See you."]},
+        {"turns": ["Hi.", "Hello.", "Yes."], "references": ["Ciao."]},
+        {"turns": ["Hi.", "Hello."]},
+    ]
+    read = [instruction.read(one) for one in other]
+    assert [sources.overlap([told], [one]) for one in read] == [1, 1, 0, 0]
+    assert [sources.overlap([told], [one]) for one in other] == [1, 1, 0, 0]
+    second = instruction.read({"turns": ["Hi.", "Hello.", "Bye."]}, replies="second")  # its end is left out
+    assert sources.overlap([second], [instruction.read({"turns": ["Hi.", "Yo."]}, replies="second")]) == 1
 
 
 def test_fingerprint() -> None:

@@ -127,3 +127,11 @@ def test_the_metrics_follow_the_template_and_the_language() -> None:
     assert figures["13a"]["length_ratio"] == 1.0  # one "word" each, which are never equal
     assert figures["13a"]["distinct_2"] == 0.0
     assert figures["zh"]["distinct_2"] == 1.0
+
+
+def test_how_bleu_cuts_is_refused_where_no_metric_cuts() -> None:
+    """A summary is scored by ROUGE alone: the option would be read by nothing."""
+    with pytest.raises(UserError, match=r"task\.tokenize='zh' is BLEU's, but task\.template='summary'"):
+        task.text_metrics(facts={"turns": False}, template="summary", tokenize="zh")
+    named = dict(task.text_metrics(facts={"turns": True}, tokenize="zh"))
+    assert named["bleu"] == {"tokenize": "zh"} and named["distinct"] == {"characters": True}
