@@ -7,7 +7,7 @@ import platform
 import sys
 
 # glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 
 def tune_allocator(*, alike: bool = False) -> bool:
@@ -16,9 +16,10 @@ def tune_allocator(*, alike: bool = False) -> bool:
     XLA allocates a step's temporaries anew for every step. glibc maps large blocks (above a threshold that it
     raises to 32 MiB at most) straight from the system and unmaps them when they are freed, so that every step
     touches fresh pages, which the system zeroes: a quarter of a small model's step. The arena of a thread
-    holds blocks up to 64 MiB and maps larger ones whatever the threshold. alike: all steps need blocks of the
-    same sizes, so that all threads may share the first arena, which holds any; blocks of many sizes would
-    leave gaps in it that no other fits in, and memory would grow.
+    holds blocks up to 64 MiB and maps larger ones whatever the threshold, which is 1 GiB here, the most that
+    fits. alike: all steps need blocks of the same sizes, so that all threads may share the first arena, which
+    holds any, and nothing is mapped; blocks of many sizes would leave gaps in it that no other fits in, and
+    memory would grow.
 
     To be called once, before JAX allocates. What a process used at its peak, it keeps. Without glibc on Linux
     this does nothing.
@@ -33,5 +34,5 @@ def tune_allocator(*, alike: bool = False) -> bool:
     kept = mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     # Older glibc refuses more than 32 MiB.
     mapped = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)
-    shared = not alike or mallopt(_M_ARENA_MAX, 1)
+    shared = not alike or (mallopt(_M_ARENA_MAX, 1) and mallopt(_M_MMAP_MAX, 0))
     return bool(kept and mapped and shared)

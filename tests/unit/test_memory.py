@@ -7,15 +7,16 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, threading
+import resource, sys, threading
 from lmx.core.memory import tune_allocator
 
+SIZE = int(sys.argv[1])
 assert tune_allocator(alike=True)
 faults = []
 
 def fill():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = b"x" * (160 << 20)
+    block = b"x" * (SIZE << 20)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 for _ in range(3):  # a thread each, as in a pool
@@ -27,9 +28,13 @@ print(*faults)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc here is not glibc's")
-def test_a_large_block_of_a_thread_is_faulted_in_once() -> None:
-    """160 MiB are 40,960 pages of 4 KiB; arenas of threads, which hold 64 MiB at most, would map anew."""
-    run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("size", [160, 1100])
+def test_a_large_block_of_a_thread_is_faulted_in_once(size: int) -> None:
+    """160 MiB are 40,960 pages of 4 KiB; arenas of threads, which hold 64 MiB at most, would map anew, and so
+    would any above 1 GiB, the highest threshold that glibc takes: a step of GPT-2 124M has such a block."""
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS, str(size)], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     first, *later = map(int, run.stdout.split())
     assert first > 50  # 80 where pages are of 2 MiB
