@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 import sys
 
+import jax
+
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""JAX's name of what it says after each program that it compiled or took from its cache."""
+
+LONG = 1.0  # seconds
 
 
 def tune_allocator(*, alike: bool = False) -> bool:
@@ -21,8 +29,9 @@ def tune_allocator(*, alike: bool = False) -> bool:
     holds any, and nothing is mapped; blocks of many sizes would leave gaps in it that no other fits in, and
     memory would grow.
 
-    To be called once, before JAX allocates. What a process used at its peak, it keeps. Without glibc on Linux
-    this does nothing.
+    To be called once, before JAX allocates. What steps used at their peak, a process keeps; what a compiler
+    used, which may be as much, it gives back after each program that took longer than LONG to compile.
+    Without glibc on Linux this does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
@@ -35,4 +44,16 @@ def tune_allocator(*, alike: bool = False) -> bool:
     # Older glibc refuses more than 32 MiB.
     mapped = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)
     shared = not alike or (mallopt(_M_ARENA_MAX, 1) and mallopt(_M_MMAP_MAX, 0))
+    _give_back_what_compiling_used()
     return bool(kept and mapped and shared)
+
+
+@functools.cache  # once, however many runs a process makes
+def _give_back_what_compiling_used() -> None:
+    trim = ctypes.CDLL(None).malloc_trim
+
+    def hear(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == COMPILED and duration_secs > LONG:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(hear)

@@ -9,13 +9,11 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 
+from lmx.core.memory import COMPILED
 from lmx.core.types import Batch, Sums
 from lmx.training.goodput import Stopwatch
 from lmx.training.state import State
 from lmx.training.step import Step
-
-_COMPILED = "/jax/core/compile/backend_compile_duration"
-"""JAX's name of what it says after each program that it compiled or took from its cache."""
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def compilations() -> Iterator[Callable[[], int]]:
     heard: list[float] = []
 
     def hear(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == _COMPILED:
+        if event == COMPILED:
             heard.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(hear)

@@ -39,3 +39,31 @@ def test_a_large_block_of_a_thread_is_faulted_in_once(size: int) -> None:
     first, *later = map(int, run.stdout.split())
     assert first > 50  # 80 where pages are of 2 MiB
     assert max(later) < first / 10
+
+
+COMPILING = """
+import jax
+from lmx.core.memory import COMPILED, tune_allocator
+
+assert tune_allocator()
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+
+blocks = [b"x" * (1 << 20) for _ in range(300)]
+last = b"x" * (1 << 20)  # what lies behind them keeps the heap from shrinking
+full = resident()
+del blocks
+for event, seconds in (("/some/other", 9.0), (COMPILED, 0.2), (COMPILED, 9.0)):
+    jax.monitoring.record_event_duration_secs(event, seconds)
+    print(full - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc here is not glibc's")
+def test_what_a_compiler_used_is_given_back() -> None:
+    """LLVM takes hundreds of MB for a step, which would lie idle beside the step's own blocks."""
+    run = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    other, short, long = map(int, run.stdout.split())
+    assert max(other, short) < 30 and long > 250
