@@ -3,6 +3,9 @@
     lmx train --config finetune/dialogue --config.start=runs/small_mix --workdir runs/dialogue \
         --config.data.train=xdailydialog/en-train1k.tsv --config.data.validation=xdailydialog/en-dev.tsv
 
+Reached, from pretrain/small_mix, seed 0, on the 995 dialogues of dev: loss 4.38 (4.54 after the first epoch),
+BLEU 0.32, 98.9 % of the replies end by themselves. Untuned (small_mix of two epochs): 6.46, 0.05 and none.
+
 For the Chinese files add --config.task.tokenize=zh; and any table with a column of turns will do:
 --config.data.columns.turns=NAME --config.task.separator=TEXT. Lists of turns need no separator.
 """

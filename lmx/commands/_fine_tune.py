@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -57,6 +58,8 @@ def fine_tune(
         "optim.rate": rate,
         "export": False,
     }
+    if twice := [name for name in ("data.train", "data.path") if name in changes]:
+        raise UserError(f"changes has {twice[0]!r}, but rows were given, too; give one of the two")
     held = _share(validation)
     if task is None and held is None:
         raise UserError("validation: texts are held out by a share, such as '10%'")
@@ -104,10 +107,16 @@ def _share(validation: Any) -> float | None:
 def _kept(folder: Path, *, new: bool) -> Iterator[Callable[[Any, str], Path]]:
     """Yield what writes rows under a name into a run's folder; they go away where the run is refused, and so
     does a folder that is new."""
-    given, before = folder / "given", set(folder.glob("given/*"))
+    given, before, names = folder / "given", set(folder.glob("given/*")), dict[str, str]()
+
+    def write(rows: Any, name: str) -> Path:
+        path = _file(rows, given, name)
+        names[str(path)] = name
+        return path
+
     try:
-        yield lambda rows, name: _file(rows, given, name)
-    except UserError:
+        yield write
+    except UserError as error:
         config = folder / "config.json"
         known = config.read_text() if config.exists() else ""  # that of a run which has begun with them
         for path in set(folder.glob("given/*")) - before:
@@ -117,7 +126,20 @@ def _kept(folder: Path, *, new: bool) -> Iterator[Callable[[Any, str], Path]]:
             given.rmdir()
         if new and folder.exists() and all(path.name == lock.NAME for path in folder.iterdir()):
             shutil.rmtree(folder)
-        raise
+        raise UserError(_in_python(str(error), names)) from error
+
+
+def _in_python(said: str, names: Mapping[str, str]) -> str:
+    """Return what was said of files and options of the command line in terms of the call: rows by their
+    index, options as `changes`. names: {a file: what its rows are called}."""
+    for path, name in names.items():
+        head, *parts = re.split(rf"{re.escape(path)}, line (\d+)", said)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        said = "".join([head, *(f"{name}[{int(line) - 1}]{rest}" for line, rest in pairs)]).replace(
+            path, name
+        )
+    said = re.sub(r"--config\.([\w.]+)=([^\s,;]+)", r"changes={'\1': '\2'}", said)
+    return re.sub(r"--config\.([\w.]*\w)", r"changes={'\1': ...}", said)
 
 
 def _file(rows: Any, folder: Path, name: str) -> Path:

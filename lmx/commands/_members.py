@@ -76,11 +76,12 @@ def weights(config: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Make a UserError name the task that it is about."""
+    """Make a UserError name the task that it is about, also in the options that it names to type."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"tasks.{name}: {error}") from error
+        said = re.sub(r"(--config\.)(?=(?:task|data|metrics|score)\b)", rf"\g<1>tasks.{name}.", str(error))
+        raise UserError(f"tasks.{name}: {said}") from error
 
 
 def several(found: Checkpoint) -> dict[str, Checkpoint]:

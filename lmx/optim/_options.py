@@ -47,6 +47,18 @@ def options(function: Callable[..., Any], supplied: Sequence[str]) -> tuple[dict
     return named, any(p.kind is p.VAR_KEYWORD for p in rest)
 
 
+SYNONYMS = {
+    "lr": "rate",
+    "learning_rate": "rate",
+    "weight_decay": "decay",
+    "wd": "decay",
+    "eps": "epsilon",
+    "beta1": "b1",
+    "beta2": "b2",
+    "warmup_steps": "warmup",
+}
+"""What other libraries call an option -> its name here, for messages."""
+
 ALWAYS = ("name", "rate", "schedule", "warmup")
 """Fields of the section that are nobody's option."""
 
@@ -69,7 +81,7 @@ def bind(
         if key not in known and not more:
             there = [*(ALWAYS if common else ()), *known]
             has = f"it has: {', '.join(there)}" if there else "it has none"
-            hint = did_you_mean(key, [*ALWAYS, *known])
+            hint = did_you_mean(SYNONYMS.get(key, key), [*ALWAYS, *known])
             raise UserError(f"optim.{key}: {what} has no such option{hint}; {has}")
     for key, needed in known.items():
         if needed and key not in given:

@@ -114,7 +114,7 @@ def _hint(names: list[str] | None, cells: list[str]) -> str:
     marks = [mark for mark in "\t;,|" if len(cells) == 1 and mark in cells[0]]
     if marks:
         return f" (one column; is the delimiter {marks[0]!r}?)"
-    return " (taken as the header)"
+    return " (taken as the header; if it is an example, set header=False)"
 
 
 def _cells(row: list[str]) -> str:

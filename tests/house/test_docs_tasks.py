@@ -60,6 +60,7 @@ FILES = {
     },
     "answer": {
         "policies.json": json.dumps({"data": ARTICLES}),
+        "test.json": json.dumps({"data": ARTICLES[:3]}),
         "new.jsonl": objects({"question": "What?", "context": "We keep your name."}),
         "choices.jsonl": objects(*CHOICES),
         "questions.jsonl": objects(*({"text": "cat", "choices": list(some)} for some in ("abc", "de"))),

@@ -312,9 +312,13 @@ def test_a_call_leaves_the_rows_of_another_alone(start: Path, tmp_path: Path) ->
     with pytest.raises(lmx.UserError, match=r"data\.train"):
         lmx.fine_tune(given[:-1], **call)
     assert {path: path.read_bytes() for path in (tmp_path / "run" / "given").iterdir()} == before
-    with pytest.raises(lmx.UserError, match="label"):  # a missing label is no label called NaN
+    with pytest.raises(lmx.UserError, match=r"^train\[40\] has no label"):  # no label called NaN
         lmx.fine_tune([*given, {"text": "x", "label": float("nan")}], **{**call, "workdir": tmp_path / "nan"})
     assert not (tmp_path / "nan").exists()
+    with pytest.raises(lmx.UserError, match=r"train\[0\]: .*changes=\{'data.columns.text': \.\.\.\}"):
+        lmx.fine_tune([{"txt": "x", "label": "pos"}] * 9, **{**call, "workdir": tmp_path / "nan"})
+    with pytest.raises(lmx.UserError, match=r"changes has 'data\.train', but rows were given, too"):
+        lmx.fine_tune(given, **{**call, "changes": {"data.train": "other.tsv"}})
     with pytest.raises(lmx.UserError, match=r"train\[40\]\['more'\]\[0\] is of type object"):
         lmx.fine_tune([*given, {"text": "x", "label": "pos", "more": [object()]}], **call)
     for wrong in ("ten", 1.5, True):

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from lmx import optim
+from lmx.commands import _members
 from lmx.core import mesh, rng, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Model
@@ -311,3 +312,10 @@ def test_optax_keeps_the_count_of_a_schedule_where_it_is_looked_for() -> None:
         kept = optim.build(name, lambda count: 0.1).init(params).inner
         nodes = jax.tree.leaves(kept, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
         assert any(isinstance(node, optax.ScaleByScheduleState) for node in nodes), name
+
+
+def test_options_to_type_are_those_of_the_task() -> None:
+    said = "no column 'text'; name one with --config.data.columns.text; or raise --config.batch.length"
+    with pytest.raises(UserError) as caught, _members.named("mood"):
+        raise UserError(said)
+    assert str(caught.value) == "tasks.mood: " + said.replace("config.data", "config.tasks.mood.data")

@@ -34,6 +34,8 @@ def test_names_and_options_are_checked() -> None:
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"optim\.{name}={value!r}; expected"):
             optim.check("adamw", schedule="cosine", **{**VALUES, name: value})
+    with pytest.raises(UserError, match=r"optim\.lr: adamw has no such option \(did you mean 'rate'"):
+        optim.check("adamw", schedule="linear", lr=1e-4)
     with pytest.raises(UserError, match=r"optim\.momentum: adamw has no such option"):
         optim.build("adamw", at, **VALUES, momentum=0.9)
 

@@ -31,7 +31,7 @@ BAD_TEXT = {
     ),
     "no header": (
         b"a,1\nb,2\n",
-        "line 1 (taken as the header): no column 'text' for text; there is: 'a', '1'",
+        "(taken as the header; if it is an example, set header=False): no column 'text' for text; there is: ",
     ),
     "semicolon": (b"text;label\na;1\n", "line 1 (one column; is the delimiter ';'?): no column 'text'"),
     "unclosed": (b'text,label\na,1\n"b,1\nc,0\n', "{file}, line 3: a double quote opens a cell of this row"),
