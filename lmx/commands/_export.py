@@ -68,9 +68,7 @@ def write(
         )
         if text is not None:
             text.save(work, model_max_length=text.model_max_length or fields["positions"])
-        told = _told.of(found.config)
-        if told is not None:
-            _told.write(work, told)
+        _told.write(work, found.config)
         if certify:
             content = {
                 "kind": "export",

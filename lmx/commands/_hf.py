@@ -98,8 +98,7 @@ def read(
             digests=digests,
         )
         notes += _notes(path, stored, plan, ignored, dtype, sections(config)["task"])
-        told = _told.read(path, name) if task is None else None
-        config |= {} if told is None else {"told": told}
+        config |= _told.read(path, name) if task is None else {}
         config["hf"] |= {"generation": _generation(path), **_types(stored, plan, lies, dtype)}
         if any(leaf.startswith("head/") for leaf in plan.fresh):  # the names of labels were the other head's
             _forget_labels(config["hf"]["config"])

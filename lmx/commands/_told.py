@@ -67,24 +67,26 @@ def of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def write(folder: Path, told: Mapping[str, Any]) -> None:
-    """Write it into a folder."""
-    log.write_whole(folder / NAME, (json.dumps(told, indent=2) + "\n").encode())
+def write(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write into a folder what an export of a checkpoint with this config is to say, if there is anything."""
+    told = of(config)
+    if told is not None:
+        log.write_whole(folder / NAME, (json.dumps(told, indent=2) + "\n").encode())
 
 
-def read(folder: Path, task: str) -> dict[str, Any] | None:
-    """Return what a folder says that is read for a task; None where it says nothing of that one.
+def read(folder: Path, task: str) -> dict[str, Any]:
+    """Return {"told": what a folder says that is read for a task}; {} where it says nothing of that one.
 
     Errors: UserError where it holds what no export writes; options are checked by whoever takes them.
     """
     if not (folder / NAME).is_file():
-        return None
+        return {}
     found = settings.read(folder, NAME)
     for part in ("task", *PARTS):
         if not isinstance(found.get(part), dict):
             raise UserError(f"{folder / NAME}: no {part!r}; expected the file as lmx writes it; or remove it")
     if found["task"].get("name") != task:
-        return None
+        return {}
     takes = _takes({"task": {"name": task}})
     for name in found["task"]:
         if name != "name" and name not in takes:
@@ -94,7 +96,7 @@ def read(folder: Path, task: str) -> dict[str, Any] | None:
             if name not in known or not known[name](value):
                 said = json.dumps(value)[:60]
                 raise UserError(f"{folder / NAME}: {part}.{name}={said}; expected what lmx writes; remove it")
-    return {part: found[part] for part in ("task", *PARTS)}
+    return {"told": {part: found[part] for part in ("task", *PARTS)}}
 
 
 def _takes(config: Mapping[str, Any]) -> list[str]:

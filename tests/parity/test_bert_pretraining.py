@@ -64,7 +64,7 @@ def test_loss_equals_transformers(tmp_path) -> None:
         assert float(sums["tokens"]) == np.sum(np.asarray(batch["labels"]) != -100)
 
 
-@pytest.mark.parametrize("name", ["masked_lm", "bert_pretraining"])
+@pytest.mark.parametrize("name", ["masked_lm", pytest.param("bert_pretraining", marks=pytest.mark.slow)])
 def test_parts_are_the_whole(name: str) -> None:
     """Rows hide unequal numbers of tokens, so that a mean of the parts' means would be another figure."""
     config, params, batch = built(name)

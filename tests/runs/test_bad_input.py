@@ -101,6 +101,7 @@ def test_bad_values(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_a_refused_start_binds_nobody(train: Train, tmp_path: Path, capsys: Any) -> None:
     refused(capsys, train(tmp_path / "run", **{"batch.size": "4096"}), "too little text")
     assert train(tmp_path / "run", total="1 steps") == 0

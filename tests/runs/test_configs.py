@@ -27,7 +27,13 @@ def pretraining() -> Iterator[str]:
             yield name
 
 
-@pytest.mark.parametrize("name", list(pretraining()))
+SIZES = ("gpt2_medium", "gpt2_large", "gpt2_xl")  # gpt2's but for numbers that a test of any speed replaces
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name.endswith(SIZES) else []) for name in pretraining()],
+)
 def test_a_shipped_config_runs(name: str, text: Path, tmp_path: Path) -> None:
     # Twice the same text: a vocabulary of characters knows what is held out.
     (tmp_path / "twice.txt").write_text(2 * text.read_text(encoding="utf-8"), encoding="utf-8")

@@ -112,6 +112,7 @@ def test_a_manager_is_closed_after_a_failure(tmp_path: Path, monkeypatch: pytest
     assert len(closed) == 1
 
 
+@pytest.mark.slow
 def test_double_precision_is_read_only_where_jax_has_it(tmp_path: Path) -> None:
     """Not "damaged": the digests are those of the wide values."""
     wide = {name: tensor.astype(np.float64) + 1e-12 for name, tensor in made.gpt2().items()}

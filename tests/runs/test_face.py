@@ -70,6 +70,7 @@ def test_a_plain_config_has_the_types_of_the_base(tmp_path: Path) -> None:
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_paths_may_begin_with_a_tilde(
     text: Path, finished: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

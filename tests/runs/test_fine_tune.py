@@ -326,6 +326,7 @@ def test_a_call_leaves_the_rows_of_another_alone(start: Path, tmp_path: Path) ->
             lmx.fine_tune(given, **{**call, "validation": wrong})
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_its_start_is_gone(start: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
     here = shutil.copytree(start, tmp_path / "start")
     changes = {"total": "4 steps", "save": "2 steps", "keep.last": 3, "keep.restore": False, "export": False}

@@ -71,6 +71,7 @@ def test_another_config_is_refused_by_key(train: Train, finished: Path, capsys: 
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(
     train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
 ) -> None:

@@ -74,6 +74,7 @@ def test_steps_lost_with_a_checkpoint_are_made_again(train: Train, finished: Pat
     assert digest(tmp_path / "run") == digest(finished)
 
 
+@pytest.mark.slow
 def test_a_profile_can_be_read_and_a_stop_makes_two_starts(
     text: Path, rows: Path, train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
 ) -> None:
