@@ -80,7 +80,7 @@ def opened(found: Checkpoint, *, batch: int | None = None) -> Applied:
     if "facts" not in config:
         config["facts"] = {**_facts(found), **told.get("facts", {})}
         config["task"] = {**config["task"], **told.get("task", {})}
-    mesh = mesh_.make()
+    mesh = mesh_.under(found.params) or mesh_.make()
     shape = dict(config.get("batch", {**BATCH, **told.get("batch", {})}))
     shape["length"] = min(shape["length"], _hf.sections(found.config)["model"]["positions"])
     size = batch or shape["size"]

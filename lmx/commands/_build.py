@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
@@ -60,6 +61,21 @@ def mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mes
     if model.get("heads") and model.get("width"):
         layout.check({"heads": model["heads"], "mlp": model.get("mlp_width") or 4 * model["width"]}, made)
     return made
+
+
+def cutting_mesh(config: Mapping[str, Any]) -> Mesh | None:
+    """Return the mesh over all devices that cuts parameters as a config's does.
+
+    None where that cuts none, or does not fit the devices that are there.
+    """
+    sizes = dict(config.get("mesh", {}))
+    if -1 not in sizes.values():
+        sizes[mesh_.DATA] = -1
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if jax.device_count() % fixed:
+        return None
+    made = mesh_.make(**sizes)
+    return made if made.size > made.shape[mesh_.DATA] else None
 
 
 def execution(config: Mapping[str, Any], backend: str | None = None) -> Execution:

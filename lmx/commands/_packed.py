@@ -106,7 +106,7 @@ class Packed:
 
     def samples(self, params: Any, step: int) -> list[tuple[str, str]]:
         """Return each prompt of the config with its continuation."""
-        return _wire.samples(self._model, params, self._config, self._folder, step, mesh=self._mesh)
+        return _wire.samples(self._model, params, self._config, self._folder, step)
 
 
 def metric(task: ModuleType, split: Mapping[str, Any]) -> Metric:

@@ -85,12 +85,12 @@ class Responses:
         cut of the prompts). how: in place of the config's, as the task's `writing` gives it."""
         how = how or self.how
         ids, counts = self.prompts(examples, how.new_tokens)
-        most = -(-len(ids) // mesh_.ways(self._mesh)) * mesh_.ways(self._mesh)
+        ways = mesh_.ways(self._mesh)
         given = {
             "tokens": how.new_tokens,
             "eos_id": self._text.eos_id,
             "banned": self._banned(),
-            "size": min(self._config["batch"]["size"], most),
+            "size": -(-min(self._config["batch"]["size"], len(ids)) // ways) * ways,
             "mesh": self._mesh,
         }
         if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(params)):
@@ -143,9 +143,8 @@ def answers(
 ) -> list[str]:
     """Return the response of a run's model to each prompt, in the run's template."""
     task, config = _build.task(found.config), {**found.config, "seed": seed}
-    made = Responses(
-        config, task, text=_wire.tokenizer(found), model=_build.model(found.config), mesh=mesh_.make(1)
-    )
+    mesh = mesh_.under(found.params) or mesh_.make(1)
+    made = Responses(config, task, text=_wire.tokenizer(found), model=_build.model(found.config), mesh=mesh)
     how = task.writing(new_tokens=tokens, temperature=temperature, top_k=top_k if temperature else None)
     examples = [task.read({"prompt": prompt}) for prompt in prompts]
     texts, counts = made.write(found.params, examples, how=how)

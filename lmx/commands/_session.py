@@ -239,7 +239,7 @@ class Session:
         with self.feed.batches.iterate(made) as stream, self.cost.watch.on("steps"), closing(traced):
             self.state, made = loop.run(
                 self.state,
-                traced.step(self.cost.meter.step(self.step)),
+                traced.step(self.cost.meter.step(self.step, self.record.progress.paused)),
                 self.cost.meter.batches(stream),
                 start=made,
                 total=self.total,

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf, _members
 from lmx.core import config as config_
-from lmx.core import log, rng, tree
+from lmx.core import layout, log, rng, tree
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
@@ -23,10 +22,11 @@ from lmx.hf import hub, settings
 from lmx.runs.checkpoints import Checkpoints
 
 
-def checkpoint(reference: str, *, member: str | None = None, **options: Any) -> Checkpoint:
+def checkpoint(reference: str, *, member: str | None = None, cut: bool = False, **options: Any) -> Checkpoint:
     """Return the checkpoint that a reference names.
 
-    member: the task, of a run on several.
+    member: the task, of a run on several. cut: read a run's parameters onto its own mesh, where that cuts
+    them and fits the devices that are there; else, and without it, they lie on the first device.
 
     A run's folder (its newest checkpoint), `FOLDER@best`, `FOLDER@STEP`, a Hugging Face folder, or
     `hf://ORG/NAME@REVISION`. options: those of `_hf.read`, for Hugging Face folders only; what was dropped,
@@ -38,13 +38,13 @@ def checkpoint(reference: str, *, member: str | None = None, **options: Any) -> 
         return _members.one(_from_hf(folder, options), member, reference)
     if options:
         raise UserError(f"{folder} is a run; {', '.join(options)} are for Hugging Face folders")
-    return _members.one(run(folder, which), member, reference)
+    return _members.one(run(folder, which, cut=cut), member, reference)
 
 
-def run(folder: Path, which: str) -> Checkpoint:
+def run(folder: Path, which: str, *, cut: bool = False) -> Checkpoint:
     """Return a run's checkpoint, as `located` tells them; of a run on several tasks, that of all of them."""
     with closing(Checkpoints(folder / "checkpoints")) as kept:
-        return _read_run(kept, folder, which)
+        return _read_run(kept, folder, which, cut)
 
 
 def located(reference: str) -> tuple[Path, str | None]:
@@ -117,17 +117,18 @@ def chosen(kept: Checkpoints, folder: Path, which: str) -> int:
     return step
 
 
-def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
+def _read_run(kept: Checkpoints, folder: Path, which: str, cut: bool) -> Checkpoint:
     step = chosen(kept, folder, which)
     try:
         facts = kept.facts(step)
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = _build.shapes(_build.model(facts["config"]))
+        places = _places(shapes, facts["config"], cut)
         types = facts["leaves"]["params"]  # "bfloat16(8,)": an import may be in half precision
         wanted = tree.map_named(
             lambda path, x: jax.ShapeDtypeStruct(
-                x.shape, types.get(path, str(x.dtype)).partition("(")[0], sharding=here
+                x.shape, types.get(path, str(x.dtype)).partition("(")[0], sharding=places[path]
             ),
-            _build.shapes(_build.model(facts["config"])),
+            shapes,
         )
         params, _, facts = kept.restore(step, wanted)
     except UserError as error:
@@ -140,6 +141,14 @@ def _read_run(kept: Checkpoints, folder: Path, which: str) -> Checkpoint:
         config["data"] = {**config["data"], "folder": str(data)}
     text = data / "tokenizer"
     return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
+
+
+def _places(shapes: Any, config: Mapping[str, Any], cut: bool) -> dict[str, jax.sharding.Sharding]:
+    """Return {path: where that leaf of a run's parameters is to lie}."""
+    mesh = _build.cutting_mesh(config) if cut else None
+    if mesh is None:
+        return dict.fromkeys(tree.flatten(shapes), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return tree.flatten(layout.shardings(shapes, _build.axes(config), mesh))
 
 
 def resumes(workdir: Path) -> bool:
@@ -187,17 +196,14 @@ def read_json(path: Path) -> Any:
 
 
 def samples(
-    built: Model, params: Any, config: Mapping[str, Any], data: Path, step: int, *, mesh: Mesh
+    built: Model, params: Any, config: Mapping[str, Any], data: Path, step: int
 ) -> list[tuple[str, str]]:
-    """Return (prompt, continuation) for each prompt of the config; data: the prepared rows' folder. mesh: on
-    which the parameters lie."""
+    """Return (prompt, continuation) for each prompt of the config; data: the prepared rows' folder."""
     wanted = config["samples"]
     options = {name: wanted[name] for name in ("tokens", "temperature", "top_k")}
     text = tokenizers_.load(data / "tokenizer")
     key = rng.stream_key(config["seed"], step, "samples")
-    prompts, ways = list(wanted["prompts"]), mesh_.ways(mesh)
-    if mesh.size > 1:
-        options |= {"mesh": mesh, "size": -(-len(prompts) // ways) * ways}
+    prompts = list(wanted["prompts"])
     made = continuations(
         built,
         params,
@@ -278,5 +284,8 @@ def continuations(
     """Return the continuation of each prompt. begin: put the end symbol, which begins documents, in front.
     positions: how many tokens the model takes, where that has a limit."""
     ids = _prompts(text, prompts, begin, tokens, positions)
+    if (mesh := mesh_.under(params)) is not None:
+        ways = mesh_.ways(mesh)
+        options |= {"mesh": mesh, "size": -(-len(prompts) // ways) * ways}
     new = sample.generate(built, params, ids, key, tokens=tokens, eos_id=text.eos_id, **options)
     return [text.decode(tokens, skip_special=True) for tokens in new]

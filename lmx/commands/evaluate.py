@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from lmx.commands import _apply, _platform, _wire
 
     _platform.start()
-    found = _wire.checkpoint(options.checkpoint, member=options.task)
+    found = _wire.checkpoint(options.checkpoint, member=options.task, cut=True)
     if _apply.supervised(found):
         print(json.dumps(_examples(found, options)))
     elif found.config["task"]["name"] == "features":
@@ -162,7 +162,7 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
             f"--config.tokenizer.path={found.folder}"
         )
     source = rows.source(options.split, folder=folder)
-    mesh = mesh_.make()
+    mesh = mesh_.under(found.params) or mesh_.make()
     size = max(1, round((options.batch or 32) / mesh_.ways(mesh))) * mesh_.ways(mesh)
     task = _build.task(found.config, needs=_build.TRAINED)
     objective = _build.objective(found.config, _build.model(found.config))

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from lmx.commands import _face, _platform, _responses, _wire
 
     _platform.start()
-    found = _wire.checkpoint(options.checkpoint, member=options.task)
+    found = _wire.checkpoint(options.checkpoint, member=options.task, cut=True)
     prompts = options.prompt or [""]
     texts = _face.generate(
         found,

@@ -31,23 +31,22 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if options.output is not None and options.output.exists():
         raise UserError(f"{options.output}: exists already; name another file")
     _platform.start()
-    applied = _apply.opened(_wire.checkpoint(options.checkpoint, member=options.task), batch=options.batch)
+    found = _wire.checkpoint(options.checkpoint, member=options.task, cut=True)
+    applied = _apply.opened(found, batch=options.batch)
     where = _arguments.columns(options.columns)
-    found = _apply.rows(
-        applied, options.data, split="test", where=where, format=options.format, targets=False
-    )
-    split = applied.split(found, targets=False)
+    rows = _apply.rows(applied, options.data, split="test", where=where, format=options.format, targets=False)
+    split = applied.split(rows, targets=False)
     predictions = applied.judge.said(applied.found.params, split)
-    rows = [
+    said = [
         {**({"id": example["id"]} if "id" in example else {}), **log.plain(one)}
         for example, one in zip(split.examples, predictions, strict=True)
     ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said)
     if options.output is None:
         print(text, end="")
         return 0
     path = options.output
     path.parent.mkdir(parents=True, exist_ok=True)
     log.write_whole(path, text.encode())
-    print(f"written: {path}, {len(rows):,} predictions")
+    print(f"written: {path}, {len(said):,} predictions")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -88,6 +88,15 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """Return the global batch on the mesh, made of the rows that each process holds (its own slice)."""
     sharding = by_example(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def under(tree: Any) -> Mesh | None:
+    """Return the mesh of several devices on which a tree of arrays lies, None where it lies on one device."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+            return cast(Mesh, sharding.mesh)
+    return None
 
 
 def place(tree: Any, mesh: Mesh) -> Any:

@@ -115,10 +115,15 @@ class Progress:
 
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
-        """Leave the time of the block out of the speed; the bar says what is done meanwhile."""
+        """Leave the time of the block out of the speed; the bar says what is done meanwhile.
+
+        Plain lines say it before the first step alone, which compiles, and may take minutes.
+        """
         if self._pauses == 0:
             self._paused_at, self._doing = self._clock(), what
             self._refresh()
+            if self._bar is None and self._first is None:
+                print(self.text(), file=self._stream, flush=True)
         self._pauses += 1
         try:
             yield

@@ -4,7 +4,7 @@ finish for it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import jax
 import numpy as np
@@ -67,12 +67,19 @@ class Meter:
             self.operations += self._operations(batch)
             yield batch
 
-    def step(self, step: Step) -> Step:
-        """Return the step, whose time is of the kind "compiling" where a program was compiled in it."""
+    def step(self, step: Step, paused: Callable[[str], AbstractContextManager[object]] = nullcontext) -> Step:
+        """Return the step, whose time is of the kind "compiling" where a program was compiled in it.
+
+        paused: entered with that word around each step whose batch has shapes that none before it had.
+        """
+        shapes: set[frozenset[tuple[str, tuple[int, ...]]]] = set()
 
         def metered(state: State, batch: Batch) -> tuple[State, Sums]:
             programs, before = self._compiled(), self.watch.clock()
-            state, self._last = step(state, batch)
+            shape = frozenset((name, leaf.shape) for name, leaf in batch.items())
+            with nullcontext() if shape in shapes else paused("compiling"):
+                state, self._last = step(state, batch)
+            shapes.add(shape)
             self.steps += 1
             if self._compiled() != programs:
                 self.compiles += 1

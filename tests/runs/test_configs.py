@@ -14,7 +14,7 @@ from lmx.core import config, log, plugin
 
 SMALL = {
     "model.layers": "1", "model.width": "16", "model.heads": "2", "total": "2 steps", "sample": "1 steps",
-    "batch.size": "8", "export": "False",
+    "batch.size": "8", "export": "False", "mesh.data": "1",
 }  # fmt: skip
 ANIMALS = "cat dog hen pig cow fox owl bee ant emu".split()
 

@@ -20,6 +20,7 @@ TINY = {
     "model.layers": "1", "model.width": "16", "model.heads": "2", "model.mlp_width": "16",
     "model.positions": "32", "tokenizer.size": "200", "batch.size": "16", "batch.length": "16",
     "total": "6 steps", "log": "1 steps", "evaluate": "3 steps", "save": "2 steps", "export": "False",
+    "mesh.data": "1",
 }  # fmt: skip
 GROWING = {"long.last": "50%", "long.length": "32", "task.unit": "word"}
 

@@ -77,13 +77,13 @@ def test_a_run_goes_on_on_another_mesh(
 ) -> None:
     """Eight devices that copy the state, then a state cut over four: told, and the same but for rounding."""
     signal_at(5, signal.SIGTERM)
-    assert train(tmp_path / "run") == 75
+    assert train(tmp_path / "run", **{"mesh.data": "8"}) == 75
     cut = {"mesh.data": "2", "mesh.fsdp": "4", "execution.layers": "scanned"}
     capsys.readouterr()
     assert train(tmp_path / "run", **cut) == 0
     said = capsys.readouterr().err
     assert (
-        "mesh.data (-1 there, 2 now), mesh.fsdp (1 there, 4 now): the numbers stay, but for rounding" in said
+        "mesh.data (8 there, 2 now), mesh.fsdp (1 there, 4 now): the numbers stay, but for rounding" in said
     )
     assert "resuming at step 5 of 12" in said
     before, after = dict(losses(finished)), dict(losses(tmp_path / "run"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,27 @@ def test_compiling_and_waiting_are_told_from_steps() -> None:
     found, _ = metered(Clock(), [0.5, 2.0, 0.25], done=True)
     assert spent(found.watch) == {"data": 2.75, "compiling": 4.0, "steps": 2.0}
     assert (found.steps, found.compiles, found.operations) == (3, 1, 1800.0)
+
+
+def test_a_pause_is_asked_for_at_each_new_shape() -> None:
+    """Rows of 3, 3, 5 and 3 tokens: two programs; what compiles them is said while it does."""
+    said: list[str] = []
+
+    @contextmanager
+    def paused(what: str) -> Iterator[None]:
+        said.append(what)
+        yield
+        said.append("over")
+
+    def step(state: Any, batch: Any) -> Any:
+        said.append(str(batch["input_ids"].shape[1]))
+        return state, {}
+
+    found = meter.Meter(goodput.Stopwatch(clock=Clock()), lambda batch: 0.0, lambda: 0)
+    made: Any = found.step(step, paused)
+    for length in (3, 3, 5, 3):
+        made(None, {"input_ids": np.zeros((2, length), np.int32)})
+    assert said == ["compiling", "3", "over", "3", "compiling", "5", "over", "3"]
 
 
 def test_a_wait_while_the_devices_compute_loses_nothing() -> None:

@@ -56,6 +56,16 @@ def test_plain_lines_are_rare_and_the_last_state_is_told() -> None:
     assert "\r" not in stream.getvalue()
 
 
+def test_plain_lines_say_what_goes_before_the_first_step() -> None:
+    stream = io.StringIO()
+    progress = progress_.Progress(10, stream=stream, clock=Clock())
+    for step in (1, 2):
+        with progress.paused("compiling"):
+            pass
+        progress.update(step, 1.5)
+    assert stream.getvalue().splitlines() == ["step 0/10  (compiling)", "step 1/10  loss 1.5000"]
+
+
 def test_the_rate_is_recent_and_leaves_pauses_and_the_first_step_out() -> None:
     clock = Clock()
     progress = progress_.Progress(100, 10, per_step=50, stream=io.StringIO(), clock=clock, window=20.0)
