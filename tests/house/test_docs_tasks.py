@@ -66,9 +66,10 @@ FILES = {
         "questions.jsonl": objects(*({"text": "cat", "choices": list(some)} for some in ("abc", "de"))),
     },
 }  # fmt: skip
+SLOW = {page: [pytest.mark.slow] for page in ("tag", "answer")}  # which differ least from the others
 
 
-@pytest.mark.parametrize("page", FILES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW.get(page, [])) for page in FILES])
 def test_a_page_runs_from_top_to_bottom(
     page: str, tiny_starts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

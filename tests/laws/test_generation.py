@@ -17,7 +17,6 @@ from lmx.generation import _decode, greedy, sample
 from lmx.models import gpt2
 from lmx.tasks import causal_lm
 
-pytestmark = pytest.mark.smoke
 NAMES = plugin.names("lmx.generation")
 CONFIG = gpt2.Config(vocab_size=19, positions=24, width=12, layers=2, heads=2, init_range=0.6)
 PROMPTS = [[3, 4, 5], [7], [1, 2, 3, 4, 5, 6]]

@@ -19,7 +19,6 @@ from lmx.core import plugin
 from lmx.core.errors import UserError
 from lmx.core.types import IGNORED, Array
 
-pytestmark = pytest.mark.smoke
 INTERFACE = ("PER_TOKEN", "OUTPUTS", "METRICS", "SCORE", "read", "learn", "head", "encode", "decode")
 INTERFACE += ("references", "attach", "loss", "AXES", "HF")
 WRITES = ("prompts", "writing", "text_metrics")  # of tasks whose models write texts: all of them, or none
@@ -133,6 +132,7 @@ def test_the_score_is_a_figure_of_a_metric(name: str) -> None:
         assert figures[module.SCORE] == pytest.approx(100.0 if "squad" in dict(module.METRICS) else 1.0)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("name", "options", "raw"), CASES)
 def test_from_a_raw_example_to_a_loss_and_a_prediction(
     name: str, options: Any, raw: Any, text: tokenizer.Tokenizer

@@ -18,7 +18,6 @@ from lmx.core.errors import UserError
 from lmx.core.types import IGNORED, Metric, Model
 from lmx.hf import convert
 
-pytestmark = pytest.mark.smoke
 NAMES = plugin.names("lmx.tasks")
 TRAINED = [name for name in NAMES if name != "features"]  # which has no loss
 B, T, V, C, CHOICES = 4, 10, 23, 3, 3

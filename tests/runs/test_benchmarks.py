@@ -47,7 +47,6 @@ def test_loading_outruns_the_step(checkout: Path, lmx_environment: dict[str, str
 
 
 @pytest.mark.slow
-@pytest.mark.sample
 def test_the_host_is_measured(checkout: Path, lmx_environment: dict[str, str]) -> None:
     found = table(checkout, lmx_environment, "host_time.py", "--case", "small", "--rounds", "1")
     tenth, call, whole = (float(found[-1][place]) for place in (3, 4, 6))

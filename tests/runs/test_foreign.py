@@ -285,7 +285,6 @@ def test_messages_of_the_judge_name_the_user_s_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.sample
 def test_how_a_config_wants_to_be_called_is_nothing_to_the_judge(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("torch")
     keys = {"return_dict": False, "torchscript": True, "output_attentions": True}
