@@ -71,9 +71,9 @@ class Work:
 
     def step(self, number: int, rows: int) -> tuple[float, float]:
         """Make one step of so many rows in all; return (ms, loss)."""
-        from lmx.core import mesh, processes
+        from lmx.core import mesh
 
-        batch = mesh.put(processes.part(CASE.batch(number, rows)), self._mesh)
+        batch = mesh.put(mesh.part(CASE.batch(number, rows), self._mesh), self._mesh)
         began = time.perf_counter()
         self._state, sums = self._step(self._state, batch)
         loss = float(sums["loss"]) / float(sums["weight"])

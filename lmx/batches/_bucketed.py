@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from lmx.batches._stream import Arrays, Prefetch, places
+from lmx.batches._stream import Arrays, Places, Prefetch, placed
 from lmx.core import rng
 from lmx.core.errors import UserError
 from lmx.core.examples import Feature
@@ -84,17 +84,16 @@ class Bucketed:
         longest: int,
         multiple: int = 16,
         window: int = 32,
-        process_index: int = 0,
-        process_count: int = 1,
+        places: Places = None,
     ) -> None:
         """Take the features; `per_token`, `filler`, `multiple` and `longest` are those of `padded`.
 
-        window: batches sorted by length together; 1 keeps the shuffled order. Raises UserError where there is
-        no feature, or a batch does not divide over the processes.
+        window: batches sorted by length together; 1 keeps the shuffled order. places: the rows of a
+        batch that this process makes. Raises UserError where there is no feature.
         """
         if not features:
             raise UserError("no examples to train on")
-        self._places = places(size, process_index, process_count)
+        self._places = placed(size, places)
         self.rows, self.size, self.steps_per_epoch = len(features), size, len(features) / size
         self._features, self._seed, self._window = features, seed, window
         self._lengths = np.array([feature[IDS].shape[-1] for feature in features])
@@ -125,13 +124,12 @@ class Bucketed:
         return chosen[_draw(self._seed, "window", start, end - start)]
 
     def batch(self, k: int) -> Arrays:
-        """Return this process's part of global batch k, with `example_index` (B / processes,) int32, each
+        """Return this process's part of global batch k, with `example_index` (places,) int32, each
         example's place in the global batch; T is that of the whole batch."""
         chosen = self.indices(k)
         whole = self._pad([self._features[i] for i in chosen])
-        here = slice(self._places.start, self._places.stop)
         index = np.arange(self.size, dtype=np.int32)
-        return {name: value[here] for name, value in {**whole, "example_index": index}.items()}
+        return {name: value[self._places] for name, value in {**whole, "example_index": index}.items()}
 
     def iterate(self, start: int = 0, *, ahead: int = 2) -> Prefetch:
         """Return an endless iterator over batches start, start + 1, ...; a thread makes up to `ahead` of them

@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -18,6 +18,8 @@ Arrays = dict[str, np.ndarray]
 Encode = Callable[[Arrays], Mapping[str, np.ndarray]]
 """A task's function: stacked rows, each array leading with B, -> a batch. Among the arrays are `index` (B,),
 the row's place in its source, and `epoch` (B,), int64, which count from 0."""
+Places = Sequence[int] | np.ndarray | None
+"""Which rows of a global batch this process makes, as `lmx.core.mesh.places` says; None for all of them."""
 
 
 class Examples(Protocol):
@@ -48,8 +50,7 @@ class Batches:
 
     The stream of rows is the source, shuffled anew with (seed, epoch) for every epoch, one epoch after
     another. Global batch k holds rows k * size .. (k + 1) * size - 1 of it, so a batch may span two epochs;
-    this process makes the rows k * size + p * size / P .. of them. Nothing else is remembered: to resume is
-    to ask for k.
+    this process makes those at its places. Nothing else is remembered: to resume is to ask for k.
 
     `rows`: of one epoch. `size`: B, of the global batch. `steps_per_epoch`: rows / size, not rounded.
     """
@@ -62,12 +63,10 @@ class Batches:
         seed: int,
         encode: Encode,
         shuffle: bool = True,
-        process_index: int = 0,
-        process_count: int = 1,
+        places: Places = None,
     ) -> None:
-        """Raise UserError where the source has fewer rows than a batch, or a batch does not divide over the
-        processes."""
-        self._slice = places(size, process_index, process_count)
+        """Raise UserError where the source has fewer rows than a batch."""
+        self._places = placed(size, places)
         self.rows, self.size = len(source), size
         if self.rows < size:
             raise UserError(
@@ -83,14 +82,14 @@ class Batches:
         self._stream = (stream.seed(seed).shuffle() if shuffle else stream).repeat()
 
     def batch(self, k: int) -> Arrays:
-        """Return this process's part of global batch k, (B / processes, ...) each, as `encode` makes it.
+        """Return this process's part of global batch k, (places, ...) each, as `encode` makes it.
 
-        `example_index` (B / processes,) int32 is added: each example's place in the global batch, 0 .. B - 1.
+        `example_index` (places,) int32 is added: each example's place in the global batch, 0 .. B - 1.
         """
-        seats = [k * self.size + place for place in self._slice]
+        seats = [k * self.size + place for place in self._places.tolist()]
         index = [int(self._stream[seat]) for seat in seats]
         rows = _taken(self._source, index)
-        return _batch(rows, index, [seat // self.rows for seat in seats], self._encode, self._slice)
+        return _batch(rows, index, [seat // self.rows for seat in seats], self._encode, self._places)
 
     def iterate(self, start: int = 0, *, ahead: int = 2) -> Prefetch:
         """Return an endless iterator over batches start, start + 1, ...; a thread makes up to `ahead` of them
@@ -98,21 +97,19 @@ class Batches:
         return Prefetch(self.batch, start, ahead)
 
 
-def whole(
-    source: Examples, *, size: int, encode: Encode, process_index: int = 0, process_count: int = 1
-) -> Iterator[Arrays]:
+def whole(source: Examples, *, size: int, encode: Encode, places: Places = None) -> Iterator[Arrays]:
     """Yield every row of the source once, in order, in batches of equal shapes.
 
     All are of epoch 0. The last batch is filled up with rows of zeros: segment 0, which is padding, so that
     nothing in them has a label and no row counts twice. 5 rows with size 2 give rows (0, 1), (2, 3), (4,
     zeros).
     """
-    mine = places(size, process_index, process_count)
+    mine = placed(size, places)
     if len(source) == 0:
         raise UserError("no rows to evaluate on")
     blank = {name: np.zeros_like(value) for name, value in source[0].items()}
     for first in range(0, len(source), size):
-        here = [first + place for place in mine]
+        here = [first + place for place in mine.tolist()]
         rows = _taken(source, [index for index in here if index < len(source)])
         rows += [blank] * (len(here) - len(rows))
         yield _batch(rows, here, [0] * len(here), encode, mine)
@@ -189,13 +186,11 @@ def _shut(ready: queue.Queue[Any], stop: threading.Event, thread: threading.Thre
         thread.join()
 
 
-def places(size: int, process_index: int, process_count: int) -> range:
-    """Return the places of the global batch that this process makes: batch 12, process 1 of 3 -> 4 .. 7."""
-    if size < 1 or size % process_count:
-        raise UserError(f"batch.size={size} does not divide over {process_count} processes")
-    assert 0 <= process_index < process_count, "a process outside the count"
-    part = size // process_count
-    return range(process_index * part, (process_index + 1) * part)
+def placed(size: int, places: Places) -> np.ndarray:
+    """Return places of a global batch of `size` as an array. Errors: UserError for a batch of no rows."""
+    if size < 1:
+        raise UserError(f"batch.size={size}; expected at least 1")
+    return np.arange(size) if places is None else np.asarray(places)
 
 
 def _taken(source: Examples, indices: list[int]) -> list[Mapping[str, np.ndarray]]:
@@ -204,8 +199,12 @@ def _taken(source: Examples, indices: list[int]) -> list[Mapping[str, np.ndarray
 
 
 def _batch(
-    rows: list[Mapping[str, np.ndarray]], index: list[int], epoch: list[int], encode: Encode, places: range
+    rows: list[Mapping[str, np.ndarray]],
+    index: list[int],
+    epoch: list[int],
+    encode: Encode,
+    places: np.ndarray,
 ) -> Arrays:
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     stacked |= {"index": np.array(index, np.int64), "epoch": np.array(epoch, np.int64)}
-    return {**encode(stacked), "example_index": np.arange(places.start, places.stop, dtype=np.int32)}
+    return {**encode(stacked), "example_index": places.astype(np.int32)}

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmx.commands import _build
+from lmx.core import mesh as mesh_
 from lmx.core import processes, tree
 from lmx.core.types import TASK
 from lmx.costs import flops, memory, peak
@@ -22,11 +23,12 @@ class Operations:
     """Those that training on a batch of a config's run needs, by the shapes of the batch.
 
     Batches of examples are as long as their longest, so that each counts by its own length, padding among
-    them. That all parameters are trained is taken for granted.
+    them. That all parameters are trained is taken for granted. parts: how many times what this process has of
+    a batch makes the whole.
     """
 
-    def __init__(self, config: Mapping[str, Any], params: Any) -> None:
-        model = config["model"]
+    def __init__(self, config: Mapping[str, Any], params: Any, parts: float = 1.0) -> None:
+        model, self._parts = config["model"], parts
         self._layers, self._width = model["layers"], model["width"]
         sizes = {path: leaf.size for path, leaf in tree.flatten(params).items()}
         self._body = sum(
@@ -43,18 +45,18 @@ class Operations:
         }
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> float:
-        """Return those of the global batch, of which this process has its part."""
-        ids, count = batch["input_ids"], processes.count()
+        """Return those of the global batch, of which this process has one of `parts`."""
+        ids, parts = batch["input_ids"], self._parts
         task = next((key.removeprefix(TASK) for key in batch if key.startswith(TASK)), "")
         scored = batch.get("hidden_positions", ids).size
         return flops.batch(
-            ids.size * count,
+            round(ids.size * parts),
             body=self._body,
             layers=self._layers,
             width=self._width,
             length=ids.shape[-1],
             head=self._heads[task],
-            scored=scored * count,
+            scored=round(scored * parts),
         )
 
 
@@ -83,7 +85,8 @@ class Cost:
         compiled: Callable[[], int],
     ) -> None:
         self.watch = goodput.Stopwatch(began)
-        self.meter = Meter(self.watch, Operations(config, params), compiled)
+        parts = mesh_.ways(mesh) / len(mesh_.blocks(mesh))
+        self.meter = Meter(self.watch, Operations(config, params, parts), compiled)
         self._workdir, self._devices = workdir, list(mesh.devices.flat)
         self._ledger: goodput.Ledger | None = None
         self._peak: peak.Peak | None = None

@@ -262,7 +262,7 @@ def _generation(path: Path) -> dict[str, Any]:
 def _placing(sharding: Sharding | None) -> transfer.Place:
     """Return what puts a leaf where it shall stay, without a copy where the device can take it as it is."""
     if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     expected = "expected a jax sharding, or a function of (path, shape) that returns one"
     if callable(sharding):
         try:

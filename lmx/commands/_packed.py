@@ -9,13 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from lmx import batches as batches_
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _wire
 from lmx.core import config as config_
+from lmx.core import mesh as mesh_
 from lmx.core import plugin
 from lmx.core.errors import UserError
 from lmx.core.types import Metric, Model, Objective
@@ -58,8 +58,7 @@ class Packed:
                 size=part["batch"]["size"],
                 seed=config["seed"],
                 encode=encode,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                places=mesh_.places(part["batch"]["size"], mesh),
             )
             for part, folder in zip(parts, folders, strict=True)
         ]
@@ -96,8 +95,7 @@ class Packed:
             self._held_out,
             size=self._size,
             encode=self._judging,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=mesh_.places(self._size, self._mesh),
         )
         return self._metric.finish(evaluate.over(self._evaluate, params, whole, mesh=self._mesh))
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from lmx import tokenizer as tokenizers_
@@ -93,8 +92,7 @@ class Responses:
             "size": -(-min(self._config["batch"]["size"], len(ids)) // ways) * ways,
             "mesh": self._mesh,
         }
-        if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(params)):
-            params = jax.device_put(params, mesh_.replicated(self._mesh))  # else they lie on the mesh
+        params = mesh_.place(params, self._mesh)
         key = rng.stream_key(self._config["seed"], 0, "responses")
         if how.temperature == 0:
             new = greedy.generate(self._model, params, ids, key, **given)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from lmx import tokenizer as tokenizers_
 from lmx.batches import Bucketed
 from lmx.commands import _bodies, _build, _examined, _examples, _judge, _labels
+from lmx.core import mesh as mesh_
 from lmx.core import processes
 from lmx.core.errors import UserError
 from lmx.core.types import Model, Objective
@@ -136,8 +137,7 @@ class Supervised:
             filler=filler,
             longest=batch["length"],
             multiple=batch["multiple"],
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=mesh_.places(batch["size"], mesh),
         )
         self.fingerprint, self.tokenizer = prepared.fingerprint, prepared.folder / "tokenizer"
         self.per_step = batch["size"]

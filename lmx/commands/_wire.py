@@ -147,7 +147,7 @@ def _places(shapes: Any, config: Mapping[str, Any], cut: bool) -> dict[str, jax.
     """Return {path: where that leaf of a run's parameters is to lie}."""
     mesh = _build.cutting_mesh(config) if cut else None
     if mesh is None:
-        return dict.fromkeys(tree.flatten(shapes), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+        return dict.fromkeys(tree.flatten(shapes), jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     return tree.flatten(layout.shardings(shapes, _build.axes(config), mesh))
 
 

@@ -33,15 +33,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print the figures as one JSON object."""
     from lmx.commands import _apply, _platform, _wire
+    from lmx.core import processes
 
     _platform.start()
     found = _wire.checkpoint(options.checkpoint, member=options.task, cut=True)
-    if _apply.supervised(found):
-        print(json.dumps(_examples(found, options)))
-    elif found.config["task"]["name"] == "features":
+    if not _apply.supervised(found) and found.config["task"]["name"] == "features":
         raise UserError(f"{options.checkpoint}: {_apply.no_task(found)}")
-    else:
-        print(json.dumps(_rows(found, options)))
+    figures = _examples(found, options) if _apply.supervised(found) else _rows(found, options)
+    if processes.first():
+        print(json.dumps(figures))
     return 0
 
 
@@ -49,7 +49,7 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures, with 95 % intervals, on a file of examples or a split of the run's own."""
     from lmx import sources
     from lmx.commands import _apply, _wire
-    from lmx.core import log
+    from lmx.core import log, processes
 
     applied = _apply.opened(found, batch=options.batch)
     rows = _apply.rows(
@@ -76,7 +76,7 @@ def _examples(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
                 whose = f"{options.split} " if options.data is None else ""
                 log.say(f"warning: {shared:,} of the {len(rows):,} {whose}rows are also in train")
     judged = applied.judge.judged(found.params, split)
-    if test:  # not before: rows that cannot be read give no figure
+    if test and processes.first():  # not before: rows that cannot be read give no figure
         _lock(run, options.task)
     return {
         "split": options.split if options.data is None else str(options.data),
@@ -168,7 +168,7 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     objective = _build.objective(found.config, _build.model(found.config))
     _fits(found, manifest, folder)
     encode = _build.encoder({**found.config, "seed": manifest["settings"]["seed"]}, text.vocabulary())
-    whole = batches.whole(source, size=size, encode=encode)
+    whole = batches.whole(source, size=size, encode=encode, places=mesh_.places(size, mesh))
     sums = evaluate.over(
         evaluate.build(objective, mesh=mesh, how=_build.execution(found.config)),
         found.params,

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print each prompt with its continuation, or, on a line of its own, its response."""
     from lmx.commands import _face, _platform, _responses, _wire
+    from lmx.core import processes
 
     _platform.start()
     found = _wire.checkpoint(options.checkpoint, member=options.task, cut=True)
@@ -41,6 +42,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         top_k=options.top_k or None,
         seed=options.seed,
     )
+    if not processes.first():
+        return 0
     between = "\n" if _responses.writes(found.config) else ""
     print("\n\n".join(f"{prompt}{between}{text}" for prompt, text in zip(prompts, texts, strict=True)))
     return 0

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print or write the predictions, in the order of the examples."""
     from lmx.commands import _apply, _platform, _wire
-    from lmx.core import log
+    from lmx.core import log, processes
 
     if options.output is not None and options.output.exists():
         raise UserError(f"{options.output}: exists already; name another file")
@@ -41,6 +41,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         {**({"id": example["id"]} if "id" in example else {}), **log.plain(one)}
         for example, one in zip(split.examples, predictions, strict=True)
     ]
+    if not processes.first():
+        return 0
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said)
     if options.output is None:
         print(text, end="")

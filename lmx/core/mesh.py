@@ -74,20 +74,55 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def check_batch(size: int, mesh: Mesh) -> None:
-    """Raise UserError unless a global batch of `size` divides over the mesh and the processes."""
-    parts = ways(mesh)
-    if size % parts:
-        nearest = max(parts, round(size / parts) * parts)
+def check_batch(size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raise UserError unless each of the parts of a global batch of `size` divides over the mesh."""
+    cuts = ways(mesh) * parts
+    if size % cuts:
+        nearest = max(cuts, round(size / cuts) * cuts)
+        into = f" in batch.parts={parts}" * (parts > 1)
         raise UserError(
-            f"batch.size={size} does not divide over {parts} devices; the nearest that does is {nearest}"
+            f"batch.size={size}{into} does not divide over {ways(mesh)} devices; the nearest that does is "
+            f"{nearest}"
         )
 
 
+def blocks(mesh: Mesh) -> list[int]:
+    """Return which blocks of a batch, of as many as `ways`, the devices of this process hold, in order.
+
+    A mesh lies on its devices as suits their links, so that these need be neither one after the other nor
+    this process's alone: devices that share a block by `tensor` may be those of several.
+    """
+    held = by_example(mesh).addressable_devices_indices_map((ways(mesh),))
+    return sorted({index[0].start or 0 for index in held.values() if index})
+
+
+def places(size: int, mesh: Mesh) -> np.ndarray:
+    """Return the places in a global batch of `size` of the rows that this process holds, in order."""
+    each = size // ways(mesh)
+    return np.concatenate([np.arange(block * each, (block + 1) * each) for block in blocks(mesh)])
+
+
+def part(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
+    """Return this process's rows of a global batch that each process has whole."""
+    mine = places(len(next(iter(batch.values()))), mesh)
+    return {name: rows[mine] for name, rows in batch.items()}
+
+
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """Return the global batch on the mesh, made of the rows that each process holds (its own slice)."""
-    sharding = by_example(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    """Return the global batch on the mesh, made of the rows at the `places` of each process."""
+    sharding, mine, count = by_example(mesh), blocks(mesh), ways(mesh)
+
+    def placed(rows: np.ndarray) -> Array:
+        each = len(rows) // len(mine)
+
+        def block(index: tuple[slice, ...] | None) -> np.ndarray:
+            first = (index[0].start or 0) if index else 0
+            begin = mine.index(first // each) * each
+            return rows[begin : begin + each]
+
+        return jax.make_array_from_callback((each * count, *rows.shape[1:]), sharding, block)
+
+    return {name: placed(np.asarray(rows)) for name, rows in batch.items()}
 
 
 def under(tree: Any) -> Mesh | None:
@@ -105,6 +140,14 @@ def place(tree: Any, mesh: Mesh) -> Any:
 
     def of(leaf: Any) -> Any:
         known = isinstance(leaf, jax.Array) and leaf.sharding.device_set == there
-        return leaf if known else jax.device_put(leaf, whole)
+        return leaf if known else laid(leaf, whole)
 
     return jax.tree.map(of, tree)
+
+
+def laid(leaf: Any, sharding: jax.sharding.Sharding) -> Array:
+    """Return an array that each process has whole under a sharding of the devices of all."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -130,15 +130,6 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def part(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return this process's rows of a global batch that each process has whole."""
-    if count() == 1:
-        return dict(batch)
-    size = len(next(iter(batch.values()))) // count()
-    mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
-    return {name: rows[mine] for name, rows in batch.items()}
-
-
 def by_first(work: Callable[[], Found]) -> Found | None:
     """Return what the first process's work gave, None in all others, which wait for it.
 

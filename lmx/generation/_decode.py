@@ -6,7 +6,7 @@ programs are compiled however many prompts there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,8 +55,10 @@ def decode(
     forbidden = jnp.asarray(list(banned), jnp.int32)
     found: list[list[int]] = [[] for _ in prompts]
     for chosen, batch in _batches(prompts, size):
-        placed = (
-            mesh_.put(processes.part(batch), mesh) if mesh is not None else jax.tree.map(jnp.asarray, batch)
+        placed: Mapping[str, Array] = (
+            {name: jnp.asarray(rows) for name, rows in batch.items()}
+            if mesh is None
+            else mesh_.put(mesh_.part(batch, mesh), mesh)
         )
         end = -1 if eos_id is None else eos_id
         new = _run(model, choose, tokens, end, mesh, params, placed, rng, forbidden)

@@ -56,7 +56,7 @@ def over(
     total: dict[str, float] = {}
     params = mesh_.place(params, mesh)
     for indices, batch in batches:
-        found, sums = jax.device_get(predict(params, mesh_.put(processes.part(batch), mesh)))
+        found, sums = jax.device_get(predict(params, mesh_.put(mesh_.part(batch, mesh), mesh)))
         for name, values in found.items():
             rows.setdefault(name, {}).update(zip(indices.tolist(), values, strict=False))
         for name, value in sums.items():

@@ -44,7 +44,7 @@ def start(
     the names of the leaves' axes; leaves without are whole on every device.
     """
     places = placed(model, optimizer, mesh=mesh, axes=axes)
-    given = None if params is None else jax.device_put(params, places.params)
+    given = None if params is None else jax.tree.map(mesh_.laid, params, places.params)
     made = jax.jit(lambda number, p: _fresh(model, optimizer, number, p), out_shardings=places)
     return made(np.uint32(seed), given)  # no constant, so that every seed shares what is compiled
 
