@@ -57,7 +57,7 @@ def mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mes
     heads and the inner width of the layers.
     """
     made, model = mesh_.make(**config["mesh"], devices=devices), config["model"]
-    mesh_.check_batch(config["batch"]["size"], made)
+    mesh_.check_batch(config["batch"]["size"], made, config["batch"].get("parts", 1))
     if model.get("heads") and model.get("width"):
         layout.check({"heads": model["heads"], "mlp": model.get("mlp_width") or 4 * model["width"]}, made)
     return made

@@ -174,7 +174,7 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
     try:
         compiled = made.func.lower(*made.args, state_, batch).compile()
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error):
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Compiled(rows, time.monotonic() - began, over=_wanted(error))
     seconds, sizes = time.monotonic() - began, compiled.memory_analysis()
@@ -185,11 +185,16 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
         arguments=sizes.argument_size_in_bytes,
         temporaries=sizes.temp_size_in_bytes + max(0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes),
         operations=flops.of(made, state_, batch) / mesh.size,
-        moved=float(cost.get("bytes accessed", 0.0)),
+        moved=None if _loops(config) else float(cost.get("bytes accessed", 0.0)),
         model=_cost.Operations(config, state_.params)(batch) / mesh.size,
         messages=tuple(messages.found(compiled.as_text(), mesh.size)),
         limit=slice_.chip.memory,
     )
+
+
+def _loops(config: Mapping[str, Any]) -> bool:
+    """Tell whether most of a step is a loop, of which the compiler counts the bytes of one round alone."""
+    return config["execution"]["layers"] == "scanned" or config["batch"]["parts"] > 1
 
 
 def largest(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -> tuple[int, int]:
@@ -197,12 +202,15 @@ def largest(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]
 
     Memory grows by the row: a line through two sizes that fit tells which to try next.
     """
-    mesh = mesh_.make(**config["mesh"], devices=there)
+    mesh, parts = mesh_.make(**config["mesh"], devices=there), config["batch"]["parts"]
+    cuts = mesh_.ways(mesh) * parts
     fit: dict[int, int] = {}
     least, count, rows = 2**16, 0, 4  # least: the fewest rows that are known not to fit
 
+    # Rows are counted in those of which a batch divides: `unit` of them a chip.
+    unit = cuts // math.gcd(cuts, mesh.size)
     while True:
-        size = rows * mesh.size
+        size = rows * unit * mesh.size
         found = step({**config, "batch": {**config["batch"], "size": size}}, slice_, there)
         count += 1
         if found.fits:
@@ -211,7 +219,7 @@ def largest(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]
             least = rows
         low = max(fit, default=0)
         if least - low <= max(1, low // 8):
-            return low, count
+            return low * unit, count
         rows = _next(fit, low, least, None if found.limit is None else found.limit * (1 - RESERVED))
 
 
@@ -265,8 +273,12 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
     )
     if bounds is not None:
         times = {"operations": bounds.compute, "memory": bounds.memory, "links": bounds.links}
+        if found.moved is None:
+            del times["memory"]
         each = ", ".join(f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in times.items())
         lines.append(f"a step takes at least {each}: {bounds.binds} bind, MFU at most {bounds.mfu:.0%}")
+        if found.moved is None:
+            lines.append("what memory allows is not told: of a loop (scanned layers, parts) one round is known")
     return "\n".join(lines)
 
 

@@ -245,7 +245,7 @@ class Session:
                 total=self.total,
                 mesh=self.mesh,
                 hooks=hooks,
-                stopping=processes.asked_by_any(stopping, every=self.every["log"]),
+                stopping=processes.asked_by_any(stopping),
                 satisfied=lambda: self.watch.stop,
             )
         return made
@@ -320,7 +320,7 @@ class Session:
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self._beside("sampling", window):
-            for prompt, text in self.feed.samples(now.params, made):
+            for prompt, text in self.feed.samples(self._shown(now), made):
                 self.record.sample(made, prompt, text)
 
     def facts(self, made: int, started: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +24,9 @@ AUTO = "auto"
 
 SILENCE = 20
 """Seconds after which a process that says nothing is taken for dead, and the others end."""
+
+WITHIN = 5.0
+"""Seconds after which all processes learn that one was asked to stop, at the most and about."""
 
 PATIENCE = "LMX_JOIN_SECONDS"
 """Environment variable: seconds to wait for all processes at the start; 300 without it."""
@@ -159,17 +162,27 @@ def after_first(work: Callable[[], Found]) -> Found:
     return found if found is not None else work()
 
 
-def asked_by_any(asked: Callable[[], bool], *, every: float) -> Callable[[], bool]:
-    """Return the question whether any process is asked to stop, for each step; it is put to the others every
-    so many steps, for all to answer alike."""
+def asked_by_any(
+    asked: Callable[[], bool], *, within: float = WITHIN, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], bool]:
+    """Return the question whether any process is asked to stop, for each step.
+
+    It is put to the others about every `within` seconds, for all to answer alike: after the first step, and
+    then after as many as the slowest process makes in that time by what it took since it was put last.
+    """
     if count() == 1:
         return asked
-    steps = 0
+    steps, left, before = 0, 1, clock()
 
     def agreed() -> bool:
-        nonlocal steps
-        steps += 1
-        return steps % max(1, round(every)) == 0 and anyone(bool(asked()))
+        nonlocal steps, left, before
+        steps, left = steps + 1, left - 1
+        if left > 0:
+            return False
+        now = clock()
+        said = gathered([float(bool(asked())), (now - before) / steps])
+        steps, left, before = 0, max(1, int(within / max(said[:, 1].max(), 1e-9))), now
+        return bool(said[:, 0].any())
 
     return agreed
 
@@ -180,21 +193,19 @@ def shared(text: str) -> str:
         return text
     from jax.experimental import multihost_utils
 
-    most = 4096
-    data = np.zeros(most, np.uint8)
-    raw = text.encode()[:most]
-    data[: len(raw)] = np.frombuffer(raw, np.uint8)
-    sent = np.asarray(multihost_utils.broadcast_one_to_all(data))
-    return bytes(sent).rstrip(b"\0").decode(errors="replace")
+    raw = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(raw))))
+    data = np.resize(raw, length) if len(raw) else np.zeros(length, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))).decode()
 
 
-def anyone(flag: bool) -> bool:
-    """Tell whether the flag is up in any process; all of them must ask."""
-    if count() == 1:
-        return flag
+def gathered(values: Sequence[float]) -> np.ndarray:
+    """Return what each process gave, (processes, values); all of them must give as many."""
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+    return np.asarray(multihost_utils.process_allgather(np.array(values, np.float32))).reshape(
+        count(), len(values)
+    )
 
 
 def whole(tree: Any) -> Any:

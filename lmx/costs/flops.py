@@ -15,7 +15,7 @@ def of(function: Callable[..., Any], *args: Any) -> int:
 
     args: arrays or shapes. They are those of all devices together. What a loop does counts as often as it
     does it; a loop whose length is not known when it is traced counts once. Of a condition's branches the
-    dearest counts.
+    dearest counts, and of a kernel each block, those that its mask lets it leave out among them.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -33,6 +33,8 @@ def _equation(one: Any) -> int:
     inner = [_count(found) for found in _inside(params)]
     if name == "scan":
         return int(params["length"]) * sum(inner)
+    if name == "pallas_call":  # a kernel's program is that of one place of its grid
+        return math.prod(params["grid_mapping"].grid) * sum(inner)
     if name == "cond":
         return max(inner, default=0)
     if name == "shard_map":

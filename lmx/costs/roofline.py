@@ -15,7 +15,7 @@ class Bounds:
     """Seconds that a step takes at least, if nothing but one thing held it up; and what that implies.
 
     compute: products at the peak; memory: each byte read and written once at full bandwidth; links: messages
-    at all links' bandwidth. model: operations that training needs, per chip.
+    at all links' bandwidth; 0 where that is not known. model: operations that training needs, per chip.
     """
 
     compute: float
@@ -41,12 +41,14 @@ class Bounds:
         return self.model / (self.least * self.peak)
 
 
-def bounds(chip: Chip, *, operations: float, moved: float, sent: float, model: float) -> Bounds | None:
+def bounds(
+    chip: Chip, *, operations: float, moved: float | None, sent: float, model: float
+) -> Bounds | None:
     """Return the bounds of a step on a chip; None for one whose figures nobody publishes.
 
     operations, moved, sent: floating-point operations, bytes of memory and bytes over links, of one chip in
-    one step. model: the operations that training needs (`flops.trained`), of one chip.
+    one step; moved is None where nobody knows it. model: the operations that training needs (`flops.trained`), of one chip.
     """
     if chip.flops is None or chip.bandwidth is None or chip.links is None:
         return None
-    return Bounds(operations / chip.flops, moved / chip.bandwidth, sent / chip.links, model, chip.flops)
+    return Bounds(operations / chip.flops, (moved or 0.0) / chip.bandwidth, sent / chip.links, model, chip.flops)
