@@ -4,7 +4,7 @@
 #   PROCESSES=2 launch/local.sh [--dry-run] --config quickstart --workdir runs/two [any option of lmx train]
 #
 # PROCESSES  how many
-# GPUS       GPUs of each process, if any; the first takes the first ones
+# GPUS       GPUs of each process, if any; the first takes the first ones, of CUDA_VISIBLE_DEVICES where it is set
 # DEVICES    simulated CPU devices of each process, to try without accelerators
 # PYTHON     the Python that has lmx; default: python
 # GRACE      seconds from asking a process to end to killing it, once another one died; default: 5
@@ -22,6 +22,13 @@ whole PROCESSES 1
 whole GRACE 0
 [[ -z ${GPUS:-} ]] || whole GPUS 1
 [[ -z ${DEVICES:-} ]] || whole DEVICES 1
+gpus=()
+if [[ -n ${GPUS:-} ]]; then
+    given=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((PROCESSES * GPUS - 1)))}
+    IFS=, read -r -a gpus <<<"$given"
+    ((${#gpus[@]} >= PROCESSES * GPUS)) ||
+        fail "PROCESSES=$PROCESSES, GPUS=$GPUS: CUDA_VISIBLE_DEVICES=$given has fewer than $((PROCESSES * GPUS))"
+fi
 training "${arguments[@]}"
 program "$PYTHON" "name the Python that has lmx: PYTHON=.venv/bin/python"
 
@@ -34,7 +41,10 @@ free_port() { # print a port on which nobody listens
 child() { # INDEX: become that process
     export LMX_PROCESS=$1
     if [[ -n ${GPUS:-} ]]; then
-        CUDA_VISIBLE_DEVICES=$(seq -s, $(($1 * GPUS)) $(($1 * GPUS + GPUS - 1)))
+        CUDA_VISIBLE_DEVICES=$(
+            IFS=,
+            echo "${gpus[*]:$1*GPUS:GPUS}"
+        )
         export CUDA_VISIBLE_DEVICES
     fi
     if [[ -n ${DEVICES:-} ]]; then

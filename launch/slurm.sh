@@ -7,6 +7,9 @@
 # TIME       how long the job may hold them; a run that needs longer saves, stops and is queued again
 # GPUS       GPUs of each node, if any
 # TASKS      processes of each node; default: 1, with all GPUs of its node; with more, each gets its share
+# CPUS       cores of each process; default: as Slurm gives them, which may be one
+# MEM        memory of each node, such as 200G; default: as Slurm gives it
+# MORE       other options of sbatch, parted by spaces: MORE="--exclusive --qos=long"
 # PARTITION, ACCOUNT, JOB    as sbatch takes them; JOB is the name, default: lmx
 # PYTHON     the Python that has lmx, at the same place on each node; default: python, as found here
 # GRACE      seconds between SIGTERM and the end of TIME, to finish a step and save; default: 120
@@ -25,6 +28,7 @@ whole NODES 1
 whole TASKS 1
 whole GRACE 1
 whole GPUS 0
+[[ -z ${CPUS:-} ]] || whole CPUS 1
 ((GPUS % TASKS == 0)) || fail "GPUS=$GPUS, TASKS=$TASKS: expected GPUs of a node that divide over its processes"
 training "${arguments[@]}"
 program sbatch "submit from a machine of the cluster"
@@ -36,6 +40,10 @@ flags=(
 )
 [[ -z ${PARTITION:-} ]] || flags+=(--partition="$PARTITION")
 [[ -z ${ACCOUNT:-} ]] || flags+=(--account="$ACCOUNT")
+[[ -z ${CPUS:-} ]] || flags+=(--cpus-per-task="$CPUS")
+[[ -z ${MEM:-} ]] || flags+=(--mem="$MEM")
+read -r -a more <<<"${MORE:-}"
+flags+=(${more[@]+"${more[@]}"})
 ((GPUS == 0)) || flags+=(--gpus-per-node="$GPUS")
 ((GPUS == 0 || TASKS == 1)) || flags+=(--gpus-per-task="$((GPUS / TASKS))")
 

@@ -21,5 +21,7 @@ while wait $! || code=$?; kill -0 $! 2>/dev/null; do code=0; done # a signal end
 if ((code == 75)) && ((${SLURM_JOB_END_TIME:-0} > 0 && $(date +%s) > SLURM_JOB_END_TIME - grace - 60)); then
     echo "time is up; the run is saved and queued again"
     scontrol requeue "$SLURM_JOB_ID"
+elif ((code == 75)) && [[ -z ${SLURM_JOB_END_TIME:-} ]]; then
+    echo "the run is saved; this Slurm does not say when the job's time is up, so that it is not queued again: submit it again"
 fi
 exit "$code"

@@ -38,7 +38,8 @@ STEPS = 1000
 @dataclass(frozen=True)
 class Compiled:
     """What a step costs. rows: of the batch, a chip. Bytes and operations are of one chip; seconds: what
-    compiling took. over: what the compiler said where the step fits no chip; then the rest is 0.
+    compiling took. moved: None where nobody knows. over: what the compiler said where the step fits no chip;
+    then the rest is 0.
     """
 
     rows: float
@@ -46,7 +47,7 @@ class Compiled:
     arguments: int = 0
     temporaries: int = 0
     operations: float = 0.0
-    moved: float = 0.0
+    moved: float | None = 0.0
     model: float = 0.0
     messages: tuple[messages.Message, ...] = ()
     limit: float | None = None
@@ -278,7 +279,9 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
         each = ", ".join(f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in times.items())
         lines.append(f"a step takes at least {each}: {bounds.binds} bind, MFU at most {bounds.mfu:.0%}")
         if found.moved is None:
-            lines.append("what memory allows is not told: of a loop (scanned layers, parts) one round is known")
+            lines.append(
+                "what memory allows is not told: of a loop (scanned layers, parts) one round is known"
+            )
     return "\n".join(lines)
 
 

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if not config_.pretraining(plain):
         raise UserError(f"{options.config} is no pretraining config; name one of those, such as quickstart")
     plain = _compiled.sized(plain)
+    if options.search and slice_.chip.memory is None:
+        raise UserError(f"--search: nobody knows the memory of a {slice_.chip.name}; name a slice of TPUs")
     devices = _compiled.devices(slice_)
     found = _compiled.step(plain, slice_, devices)
     print(_compiled.told(found, slice_))

@@ -41,14 +41,15 @@ class Bounds:
         return self.model / (self.least * self.peak)
 
 
-def bounds(
-    chip: Chip, *, operations: float, moved: float | None, sent: float, model: float
-) -> Bounds | None:
+def bounds(chip: Chip, *, operations: float, moved: float | None, sent: float, model: float) -> Bounds | None:
     """Return the bounds of a step on a chip; None for one whose figures nobody publishes.
 
     operations, moved, sent: floating-point operations, bytes of memory and bytes over links, of one chip in
-    one step; moved is None where nobody knows it. model: the operations that training needs (`flops.trained`), of one chip.
+    one step; moved is None where nobody knows it. model: the operations that training needs
+    (`flops.trained`), of one chip.
     """
     if chip.flops is None or chip.bandwidth is None or chip.links is None:
         return None
-    return Bounds(operations / chip.flops, (moved or 0.0) / chip.bandwidth, sent / chip.links, model, chip.flops)
+    return Bounds(
+        operations / chip.flops, (moved or 0.0) / chip.bandwidth, sent / chip.links, model, chip.flops
+    )

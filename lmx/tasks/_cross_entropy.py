@@ -18,8 +18,8 @@ from lmx.core.mesh import ROWS
 from lmx.core.types import IGNORED, Array
 
 CHUNK = 2**24
-"""Logits that exist at a time (64 MiB in f32) where rows are whole or cut, of each device. Each chunk passes over the head's whole
-gradient once more, so that far smaller ones would cost time."""
+"""Logits that exist at a time on a device (64 MiB in f32). Each chunk passes over the head's whole gradient
+once more, so that far smaller ones would cost time."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

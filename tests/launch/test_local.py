@@ -60,6 +60,16 @@ def test_each_process_has_its_place(desk: Desk) -> None:
     assert "3 processes on 6 chips of this machine" in err
 
 
+def test_the_gpus_that_are_ones_own_are_shared_out(desk: Desk) -> None:
+    mine = {"GPUS": "1", "CUDA_VISIBLE_DEVICES": "4,GPU-5f,7"}
+    run = Run(desk, PROCESSES="2", DO_0="0", DO_1="0", **mine)
+    assert run.finish()[0] == 0
+    assert [note.split()[4] for note in run.notes(" place ")] == ["4", "GPU-5f"]
+    done = desk.run("local.sh", *TRAIN, PROCESSES="4", **mine)
+    assert done.returncode == 2
+    assert "CUDA_VISIBLE_DEVICES=4,GPU-5f,7 has fewer than 4" in done.stderr
+
+
 def test_simulated_devices(desk: Desk) -> None:
     run = Run(desk, PROCESSES="1", DO_0="0", DEVICES="4", XLA_FLAGS="--other")
     assert run.finish()[0] == 0

@@ -31,6 +31,12 @@ def test_it_submits_the_job(desk: Desk) -> None:
     assert not any(flag.startswith(("--account", "--gpus-per-task")) for flag in flags)
 
 
+def test_what_else_sbatch_is_told(desk: Desk) -> None:
+    asked = {"NODES": "1", "TIME": "60", "CPUS": "12", "MEM": "200G", "MORE": "--exclusive --qos=long"}
+    assert desk.run("slurm.sh", *TRAIN, **asked).returncode == 0
+    assert {"--cpus-per-task=12", "--mem=200G", "--exclusive", "--qos=long"} <= set(desk.calls("sbatch")[0])
+
+
 def test_processes_of_a_node_share_its_gpus(desk: Desk) -> None:
     asked = {"NODES": "1", "TIME": "60", "GPUS": "8", "TASKS": "4"}
     assert desk.run("slurm.sh", *TRAIN, **asked).returncode == 0
@@ -79,6 +85,7 @@ def test_only_a_run_that_time_stopped_is_queued_again(
     done = desk.run("slurm_job.sh", "120", "mine", *TRAIN, **job(desk, f"exit {code}", **end))
     assert done.returncode == int(code)
     assert (["scontrol", "requeue", "90007"] in desk.calls("scontrol")) == again
+    assert ("does not say when the job's time is up" in done.stdout) == (code == "75" and left is None)
 
 
 def test_the_job_outlives_a_signal_and_passes_none_on(desk: Desk, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ kept.save(1, {"a": a}, facts={"rank": None})
 kept.wait()
 here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 found, _, _ = kept.restore(1, {"a": jax.ShapeDtypeStruct((8,), np.float32, sharding=here)})
+said["long"] = processes.shared("ä" * 5000 if processes.first() else "")
 said["restored"] = np.asarray(mesh_.place(found, mesh)["a"]).tolist()
 kept.close()
 print("SAID", json.dumps(said), flush=True)
@@ -107,6 +108,10 @@ def test_what_each_process_makes_by_hand(said: list[dict[str, Any]]) -> None:
     }
     for name, places in wanted.items():
         assert tuple(one[name]["places"] for one in said) == places
+
+
+def test_a_text_reaches_the_others_whole(said: list[dict[str, Any]]) -> None:
+    assert [one["long"] for one in said] == ["ä" * 5000] * 2
 
 
 def test_a_checkpoint_is_read_by_each_onto_its_own_device(said: list[dict[str, Any]]) -> None:

@@ -64,8 +64,34 @@ def test_what_fits(
     """A v5e has 16 GB: 64 rows of 1,024 tokens of 124M parameters, 16 of 1.5 billion cut over 8 chips."""
     found = compiled(lmx_environment, checkout, name, topology, f"batch.size={size}")
     assert found["fits"] and found["memory"] < 0.95 * 16e9
-    # 6 operations a parameter and token, and the blocks once more for the backward pass.
-    assert 1.1 < found["operations"] / found["model"] < 4 / 3
+    # 6 operations a parameter and token, the blocks once more for the backward pass (4 / 3), and attention's
+    # own backward pass, which makes 11 products where 6 are needed: a tenth of the whole.
+    assert 1.3 < found["operations"] / found["model"] < 1.5
+
+
+MESHES = """
+import sys
+from lmx.commands import _compiled
+from lmx.core import mesh
+from lmx.costs import chips
+
+name, value = sys.argv[2].split("=")
+made = mesh.make(**{name: int(value)}, devices=_compiled.devices(chips.parsed(sys.argv[1])))
+print(made.shape[name], len({device.id for device in made.devices.flat}))
+"""
+
+
+@pytest.mark.parametrize("words", ["v6e:4x4 fsdp=8", "v6e:4x4 tensor=8", "v5p:4x4x4 fsdp=8"])
+def test_a_mesh_may_cut_the_axes_of_the_torus(
+    lmx_environment: dict[str, str], checkout: Any, words: str
+) -> None:
+    """No axis of these is 8 chips long."""
+    topology, size = words.split()
+    command = [sys.executable, "-c", MESHES, topology, size]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=lmx_environment, cwd=checkout, check=True
+    )
+    assert done.stdout.split() == ["8", "64" if topology == "v5p:4x4x4" else "16"]
 
 
 def test_a_data_parallel_step_reduces_a_handful_of_times(

@@ -39,12 +39,27 @@ def test_the_largest_batch_is_found_by_few_compilations(
         return _compiled.Compiled(rows, 1.0, arguments=int(fixed), temporaries=int(bent), limit=16e9)
 
     monkeypatch.setattr(_compiled, "step", step)
-    config = {"batch": {"size": 8}, "mesh": {"data": -1, "fsdp": 1, "tensor": 1}}
+    config = {"batch": {"size": 8, "parts": 1}, "mesh": {"data": -1, "fsdp": 1, "tensor": 1}}
     found, count = _compiled.largest(config, V5E, _compiled.devices(chips.parsed("cpu:8")))
     exact = max((n for n in range(8000) if fixed + each * n * (1.05 if n > 40 else 1) <= 15.2e9), default=0)
     assert most * 0.94 <= exact <= most
     assert exact * 7 / 8 - 1 <= found <= exact
     assert count <= 11
+
+
+def test_the_search_tries_batches_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three parts on 8 devices: each part has its rows on each of them, so that rows come by three a chip."""
+    tried = []
+
+    def step(config: Any, slice_: chips.Slice, there: Any) -> _compiled.Compiled:
+        tried.append(config["batch"]["size"])
+        return _compiled.Compiled(0.0, 1.0, arguments=config["batch"]["size"] * 10**8, limit=16e9)
+
+    monkeypatch.setattr(_compiled, "step", step)
+    config = {"batch": {"size": 24, "parts": 3}, "mesh": {"data": -1, "fsdp": 1, "tensor": 1}}
+    found, _ = _compiled.largest(config, V5E, _compiled.devices(chips.parsed("cpu:8")))
+    assert all(size % 24 == 0 for size in tried)
+    assert found == 18  # 144 rows of the 152 that fit
 
 
 def test_a_step_is_compiled_for_eight_devices(capsys: Any) -> None:
@@ -88,6 +103,8 @@ def test_a_config_says_how_many_ids() -> None:
         (["--config", "finetune/sst2", "--topology", "cpu:8"], "finetune/sst2 is no pretraining config"),
         ([*EIGHT, "--config.batch.size=12"], "batch.size=12 does not divide over 8 devices; the nearest"),
         ([*EIGHT, "--config.mesh.fsdp=3"], "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1 does not fit 8 devices"),
+        ([*EIGHT, "--config.batch.parts=2"], "batch.size=8 in batch.parts=2 does not divide over 8 devices"),
+        ([*EIGHT, "--search"], "--search: nobody knows the memory of a cpu"),
         ([*EIGHT, "--config.mesh.tensor=8"], "mesh.tensor=8 does not divide the model's heads (4)"),
     ],
 )

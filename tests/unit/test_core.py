@@ -62,6 +62,13 @@ def test_a_batch_lies_on_the_mesh_by_example() -> None:
     np.testing.assert_array_equal(placed, rows)
 
 
+def test_each_part_of_a_batch_divides() -> None:
+    mesh.check_batch(16, mesh.make(8), parts=2)
+    told = r"batch.size=8 in batch.parts=2 does not divide over 8 devices; the nearest that does is 16"
+    with pytest.raises(UserError, match=told):
+        mesh.check_batch(8, mesh.make(8), parts=2)
+
+
 @pytest.mark.parametrize(("size", "nearest"), [(12, 16), (3, 8), (20, 16)])
 def test_a_batch_that_does_not_divide_names_the_nearest_that_does(size: int, nearest: int) -> None:
     with pytest.raises(UserError, match=f"8 devices; the nearest that does is {nearest}"):

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.costs import chips, flops, messages, roofline
-from lmx.models import gpt2
+from lmx.models import _kernels, gpt2
 from lmx.tasks import causal_lm
 
 
@@ -25,6 +25,14 @@ def test_operations_by_hand() -> None:
     )
     again = jax.grad(jax.checkpoint(lambda x: jnp.sum(jnp.sin(x @ x))))
     assert flops.of(again, jnp.ones((4, 4))) == 4 * 2 * 4**3  # forward, again, two gradients
+
+
+def test_operations_of_a_kernel_are_those_of_its_whole_grid() -> None:
+    """Splash attention of 2 x 4 heads of 64: 2 products of 2 B H T^2 K each, the causal mask left aside."""
+    q = jax.ShapeDtypeStruct((2, 1024, 4, 64), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((2, 1024), jnp.int32)
+    found = flops.of(lambda q, g: _kernels.splash(q, q, q, g, 1.0, causal=True), q, segments)
+    assert found == 2 * 2 * 2 * 4 * 1024**2 * 64
 
 
 def test_operations_of_gpt2() -> None:
@@ -139,6 +147,8 @@ def test_bounds_by_hand() -> None:
     slow = roofline.bounds(chip, operations=197e12, moved=0, sent=400e9, model=98.5e12)
     assert slow is not None and (slow.binds, slow.mfu) == ("links", 0.25)
     assert roofline.bounds(chips.CHIPS["cpu"], operations=1, moved=1, sent=1, model=1) is None
+    unknown = roofline.bounds(chip, operations=197e12, moved=None, sent=50e9, model=98.5e12)
+    assert unknown is not None and (unknown.binds, unknown.memory) == ("operations", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from lmx.core import processes
@@ -66,6 +67,29 @@ def test_what_makes_no_sense_is_named(
         processes.join({**PLACE, **changed})
     assert said in str(caught.value)
     assert joined == []
+
+
+def test_the_question_whether_to_stop_goes_round_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a step takes 60 s once, then 1 s; in the other process, which is asked at step 9, always 2 s."""
+    now, made, asked_at = [0.0], [0], []
+
+    def gathered(values: list[float]) -> np.ndarray:
+        asked_at.append(made[0])
+        return np.array([values, [float(made[0] >= 9), 2.0]])
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gathered", gathered)
+    agreed = processes.asked_by_any(lambda: False, within=5.0, clock=lambda: now[0])
+    said = []
+    for step in range(1, 9):
+        made[0], now[0] = step, now[0] + (60 if step == 1 else 1)
+        said.append(agreed())
+    assert asked_at == [1, 2, 4, 6, 8]  # after 60 s of compiling each step, then as many as take 4 s of 5
+    assert not any(said)
+    made[0] = 9
+    assert not agreed()
+    made[0] = 10
+    assert agreed()
 
 
 def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
