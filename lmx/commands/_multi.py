@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from lmx.batches import Mixed
 from lmx.commands import _bodies, _build, _members, _supervised, _wire
-from lmx.core import log
+from lmx.core import log, processes
 from lmx.core.types import Objective
 
 Say = Callable[[str], None]
@@ -130,13 +130,18 @@ class Multi:
             return
         whole, stage = {}, workdir / ".finish"
         for name, feed in self._feeds.items():
-            shutil.rmtree(stage, ignore_errors=True)  # left by one that was killed
-            stage.mkdir()
+            if processes.first():
+                shutil.rmtree(stage, ignore_errors=True)  # left by one that was killed
+                stage.mkdir()
             feed.finish(self._members.take(params, name), stage)
+            if not processes.first():
+                continue
             whole[name] = _wire.read_json(stage / "metrics.json")
             for path in stage.iterdir():
                 if path.name != "metrics.json":
                     os.replace(path, workdir / f"{path.stem}-{name}{path.suffix}")
+        if not processes.first():
+            return
         shutil.rmtree(stage)
         log.write_whole(workdir / "metrics.json", (json.dumps({"tasks": whole}, indent=2) + "\n").encode())
 

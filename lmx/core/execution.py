@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from lmx.core.errors import UserError, did_you_mean
 
-COMPUTE = ("float32", "bfloat16", "float16")
+COMPUTE = ("float32", "bfloat16")
 REMAT = ("none", "block", "dots")
 LAYERS = ("unrolled", "scanned")
 ATTENTION = ("auto", "xla", "cudnn", "splash")

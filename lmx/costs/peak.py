@@ -1,8 +1,8 @@
 """The operations a second that devices can reach: as their maker says, or, of CPUs, as a product shows.
 
 Source: of TPUs lmx.costs.chips, by the names that JAX has for them; NVIDIA's data sheets of A100 (312 TFLOPS
-in BFLOAT16), H100 (1,979 as SXM and 1,513 as PCIe, with sparsity, which doubles them) and H200 (1,979 as SXM,
-with sparsity), as of November 2026.
+in BFLOAT16), and, with sparsity, which doubles them, H100 (1,979 as SXM, 1,513 as PCIe), H200 and GH200
+(1,979), B200 (4,500) and L4 (242), as of November 2026.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ GPUS: Mapping[str, float] = {
     "NVIDIA H100 80GB HBM3": 1979e12 / 2,
     "NVIDIA H100 PCIe": 1513e12 / 2,
     "NVIDIA H200": 1979e12 / 2,
+    "NVIDIA GH200 480GB": 1979e12 / 2,
+    "NVIDIA B200": 4500e12 / 2,
+    "NVIDIA L4": 242e12 / 2,
 }
 """JAX's `device_kind` -> dense bf16 operations a second. Parts of a GPU (MIG) have other names: no peak."""
 
@@ -53,7 +56,7 @@ class Peak:
 
 
 def of(devices: Any) -> Peak | None:
-    """Return the peak of a sequence of devices of one kind, together; None where nobody publishes it.
+    """Return the peak of a sequence of devices of one kind, together; None for one that is not listed here.
 
     CPU devices of a process share its cores: what a product on one reaches counts once a process.
     """

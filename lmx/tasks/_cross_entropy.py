@@ -22,19 +22,29 @@ CHUNK = 2**24
 once more, so that far smaller ones would cost time."""
 
 
+NAMES = (("vocab", "width"), ("width", "vocab"))
+"""The axes of a head, by the place of the vocabulary among them."""
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def cross_entropy(hidden: Array, head: Array, labels: Array, vocab_axis: int) -> Array:
     """Return the sum of -log p over real labels, in nats and f32, of hidden (B, T, D) and labels (B, T).
 
     head: (V, D) with vocab_axis 0, as token embeddings are, or (D, V) with vocab_axis 1. Labels of -100 count
-    nothing. There are three products in all, the logits and two gradients; the backward pass only scales.
+    nothing. There are three products in all, the logits and two gradients; the backward pass only scales. A
+    head that lies on several devices is put together in the type of hidden.
     """
-    return _spread(hidden, head, labels, vocab_axis, gradients=False)[0]
+    return _spread(hidden, _whole(hidden, head, vocab_axis), labels, vocab_axis, gradients=False)[0]
+
+
+def _whole(hidden: Array, head: Array, vocab_axis: int) -> Array:
+    return layout.gathered(head.astype(hidden.dtype), NAMES[vocab_axis])
 
 
 def _forward(hidden: Array, head: Array, labels: Array, vocab_axis: int) -> tuple[Array, tuple[Array, Array]]:
-    total, d_hidden, d_head = _spread(hidden, head, labels, vocab_axis, gradients=True)
-    return total, (d_hidden, d_head.astype(head.dtype))
+    whole = _whole(hidden, head, vocab_axis)
+    total, d_hidden, d_head = _spread(hidden, whole, labels, vocab_axis, gradients=True)
+    return total, (d_hidden, layout.scattered(d_head.astype(head.dtype), NAMES[vocab_axis]))
 
 
 def _backward(vocab_axis: int, residuals: tuple[Array, Array], d_total: Array) -> tuple[Array, Array, None]:

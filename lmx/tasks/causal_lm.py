@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import functions, layout
+from lmx.core import functions
 from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums
 from lmx.tasks import _heads
@@ -118,9 +118,8 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Sums]:
     wanted = labels(batch)
     head = outputs.get("head")
     if head is not None and head["of"] is outputs["logits"]:
-        axis, names = (0, ("vocab", "width")) if "embedding" in head else (1, ("width", "vocab"))
-        matrix = layout.gathered(head["embedding" if axis == 0 else "kernel"], names)
-        total = cross_entropy(outputs["hidden"], matrix, wanted, axis)
+        axis, name = (0, "embedding") if "embedding" in head else (1, "kernel")
+        total = cross_entropy(outputs["hidden"], head[name], wanted, axis)
     else:
         total = _heads.negative_log(outputs["logits"], wanted)[0]
     count = jnp.sum(wanted != IGNORED).astype(total.dtype)
