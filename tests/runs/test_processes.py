@@ -19,7 +19,8 @@ from lmx.core import log, tree
 from .conftest import digest, options
 
 DEVICES = "--xla_force_host_platform_device_count"
-LONG = {"log": "1 steps", "evaluate": "25 steps", "save": "10 steps", "optim.rate": "3e-3"}
+LONG = {"log": "1 steps", "evaluate": "25 steps", "save": "10 steps", "optim.rate": "3e-3",
+        "mesh.data": "-1"}  # fmt: skip
 
 
 class Started:
