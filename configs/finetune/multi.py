@@ -8,9 +8,8 @@
 
 About 18,000 examples, so that four epochs are some 2,300 steps.
 
-Reached, from all-MiniLM-L6-v2, seed 0, with a rate of 5e-5 and three epochs: accuracy 87.3 (alone 87.5),
-Spearman 85.2 (alone 85.7), entity F1 77.6 (alone 82.3, at 1e-4 and four epochs). With the rate and the epochs
-of this file, which are those of the tasks alone but for SST-2: not measured yet.
+Reached, from all-MiniLM-L6-v2, seed 0, in the last epoch, the best: accuracy 87.5 (alone 87.5), Spearman 85.7
+(alone 85.9), entity F1 82.1 (alone 82.3). Without the weight of NCBI: 88.8, 85.2 and 80.5.
 """
 
 from lmx.core.config import ConfigDict, inherit

@@ -47,7 +47,7 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"total": "50%"}, ["config.total='50%'"]),
         ({"optim.warmup": "20 steps"}, ["optim.warmup is 20 steps, but the run has 12"]),
         ({"batch.length": "64"}, ["batch.length=64", "model.positions=32"]),
-        ({"batch.size": "12"}, ["batch.size=12", "8 devices", "nearest"]),
+        ({"batch.size": "12", "mesh.data": "-1"}, ["batch.size=12", "8 devices", "nearest"]),
         ({"batch.size": "0"}, ["at least 1"]),
         ({"mesh.data": "99"}, ["mesh.data=99", "8 devices"]),
         ({"model.vocab_size": "100"}, ["tokenizer has 300 ids", "model.vocab_size=100"]),
