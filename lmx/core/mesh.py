@@ -47,12 +47,11 @@ def make(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[An
         )
     if needed < len(there) and len({device.process_index for device in there}) > 1:
         raise UserError(f"{asked} uses {needed} of {len(there)} devices; several processes must use all")
-    shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
-    try:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=there[:needed])
-    except NotImplementedError:  # no axis of the torus is as long as one of the mesh: some are cut
-        grid = mesh_utils.create_device_mesh(shape, there[:needed], allow_split_physical_axes=True)
-        return Mesh(grid, AXES, axis_types=types)
+    # Axes of a torus are cut where none is as long as the mesh's; jax.make_mesh cuts those of v5e alone.
+    grid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), there[:needed], allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _nearest(fixed: int, count: int) -> list[int]:
