@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from lmx.core import execution, layout, rng
 from lmx.core.errors import UserError, did_you_mean
@@ -15,6 +16,10 @@ from lmx.core.types import Array
 
 # f32 products in full f32 on every platform: TPUs and recent GPUs would otherwise round the operands.
 PRECISION = jax.lax.Precision.HIGHEST
+
+PRODUCT = "product"
+"""What results of dense layers are called where a backward pass may keep them and make the rest again: what
+stands inside a function with a backward pass of its own is not seen by policies that look for products."""
 
 
 def later(x: Array, after: Array) -> Array:
@@ -45,7 +50,7 @@ def dense(x: Array, kernel: Array, bias: Array, names: Names = ()) -> Array:
     """
     y = product(x.reshape(-1, x.shape[-1]), kernel, names)
     y = (y + bias.astype(y.dtype)[None, :]).astype(x.dtype)  # so that the bias's gradient adds up in f32
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    return checkpoint_name(y.reshape(*x.shape[:-1], kernel.shape[-1]), PRODUCT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -144,6 +144,6 @@ def through(layer: Layer, leaves: Params, x: Array, count: int) -> tuple[Array, 
 def _remat(layer: Layer, what: str, scans: bool) -> Layer:
     if what == "none":
         return layer
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if what == "dots" else None
+    policy = jax.checkpoint_policies.save_only_these_names(functions.PRODUCT) if what == "dots" else None
     # In a loop nothing can be merged with the forward pass, so that no barrier is needed.
     return jax.checkpoint(layer, policy=policy, prevent_cse=not scans, static_argnums=() if scans else (2,))
