@@ -14,6 +14,7 @@ import pytest
 
 import lmx
 from lmx.__main__ import main
+from lmx.commands import _packed
 from lmx.core import log, tree
 
 from .conftest import Train
@@ -160,3 +161,20 @@ def test_train_from_python(text: Path, tmp_path: Path) -> None:
     assert (tmp_path / "hf" / "model.safetensors").is_file()
     with pytest.raises(lmx.UserError, match="exists already"):
         lmx.save_hf(found, tmp_path / "hf")
+
+
+def test_samples_come_from_the_average(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What writes them is what the checkpoint gives to who opens it, not what trains on."""
+    seen, plain = [], _packed.Packed.samples
+
+    def samples(self: Any, params: Any, step: int) -> list[tuple[str, str]]:
+        seen.append({path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()})
+        return plain(self, params, step)
+
+    monkeypatch.setattr(_packed.Packed, "samples", samples)
+    changes = {"optim.average": "0.9", "total": "4 steps", "sample": "4 steps"}
+    assert train(tmp_path / "run", **changes) == 0
+    assert train(tmp_path / "plain", **{**changes, "optim.average": "None"}) == 0
+    for path, leaf in tree.flatten(lmx.load(tmp_path / "run").params).items():
+        np.testing.assert_array_equal(seen[0][path], leaf, err_msg=path)
+    assert any(not np.array_equal(seen[0][path], seen[1][path]) for path in seen[0])

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmx.core import layout
+from lmx.core import mesh as mesh_
 from lmx.core.types import IGNORED
 from lmx.models import gpt2
 from lmx.tasks import causal_lm
@@ -76,3 +78,21 @@ def test_loss_from_hidden_states_is_the_loss_from_logits(tied: bool) -> None:
     )
     for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("vocab_axis", [0, 1])
+def test_a_cut_head_is_put_together_in_the_type_computed_in(vocab_axis: int) -> None:
+    """Half the bytes go round; its gradient is summed in f32 and cut as it is made."""
+    mesh = mesh_.make(data=1, fsdp=8)
+    hidden, shape = jnp.zeros((8, 4, 16), jnp.bfloat16), (24, 16) if vocab_axis == 0 else (16, 24)
+    both = jax.value_and_grad(cross_entropy, argnums=(0, 1))
+    with layout.on(mesh):
+        made = jax.make_jaxpr(both, static_argnums=3)(
+            hidden, jnp.zeros(shape), jnp.zeros((8, 4), jnp.int32), vocab_axis
+        )
+    found = [
+        (one.outvars[0].aval.dtype.name, any(one.params["sharding"].spec))
+        for one in made.eqns
+        if one.primitive.name == "sharding_constraint" and one.outvars[0].aval.shape == shape
+    ]
+    assert found == [("bfloat16", False), ("float32", True)]
