@@ -3,8 +3,8 @@
     lmx train --config finetune/cola --config.start=BERT --workdir runs/cola \
         --config.data.train=cola/in_domain_train.tsv --config.data.validation=cola/in_domain_dev.tsv
 
-Reached, from all-MiniLM-L6-v2, seed 0: Matthews 0.358 (0.264 to 0.452 by bootstrap) and accuracy 75.0 on the
-527 sentences of dev, after four epochs; to call all of them good is right for 69.3 %.
+Reached, from all-MiniLM-L6-v2, on the 527 sentences of dev, after four epochs, mean of the seeds 0, 1 and 2:
+Matthews 0.330 (0.291 to 0.358) and accuracy 74.2; to call all of them good is right for 69.3 %.
 """
 
 from lmx.core.config import ConfigDict, inherit

@@ -3,7 +3,8 @@
     lmx train --config finetune/stsb_cosine --config.start=BERT --workdir runs/stsb_cosine \
         --config.data.train=stsb/en-train.csv --config.data.validation=stsb/en-dev.csv
 
-Reached, from all-MiniLM-L6-v2, seed 0: Spearman 89.5 on dev; 86.7 before.
+Reached, from all-MiniLM-L6-v2, on dev, mean of the seeds 0, 1 and 2: Spearman 89.5 (89.4 to 89.5); 86.7
+before.
 """
 
 from lmx.core.config import ConfigDict, inherit
