@@ -84,12 +84,11 @@ class Responses:
         cut of the prompts). how: in place of the config's, as the task's `writing` gives it."""
         how = how or self.how
         ids, counts = self.prompts(examples, how.new_tokens)
-        ways = mesh_.ways(self._mesh)
         given = {
             "tokens": how.new_tokens,
             "eos_id": self._text.eos_id,
             "banned": self._banned(),
-            "size": -(-min(self._config["batch"]["size"], len(ids)) // ways) * ways,
+            "size": mesh_.filled(min(self._config["batch"]["size"], len(ids)), self._mesh),
             "mesh": self._mesh,
         }
         params = mesh_.place(params, self._mesh)

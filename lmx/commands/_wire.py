@@ -285,7 +285,6 @@ def continuations(
     positions: how many tokens the model takes, where that has a limit."""
     ids = _prompts(text, prompts, begin, tokens, positions)
     if (mesh := mesh_.under(params)) is not None:
-        ways = mesh_.ways(mesh)
-        options |= {"mesh": mesh, "size": -(-len(prompts) // ways) * ways}
+        options |= {"mesh": mesh, "size": mesh_.filled(len(prompts), mesh)}
     new = sample.generate(built, params, ids, key, tokens=tokens, eos_id=text.eos_id, **options)
     return [text.decode(tokens, skip_special=True) for tokens in new]

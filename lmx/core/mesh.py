@@ -67,6 +67,11 @@ def ways(mesh: Mesh) -> int:
     return math.prod(mesh.shape.get(name, 1) for name in ROWS)
 
 
+def filled(size: int, mesh: Mesh) -> int:
+    """Return the least size of a batch, from `size` up, that the mesh cuts evenly."""
+    return -(-size // ways(mesh)) * ways(mesh)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a value that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
