@@ -163,7 +163,7 @@ def _rows(found: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
         )
     source = rows.source(options.split, folder=folder)
     mesh = mesh_.under(found.params) or mesh_.make()
-    size = max(1, round((options.batch or 32) / mesh_.ways(mesh))) * mesh_.ways(mesh)
+    size = mesh_.filled(options.batch or 32, mesh)
     task = _build.task(found.config, needs=_build.TRAINED)
     objective = _build.objective(found.config, _build.model(found.config))
     _fits(found, manifest, folder)
