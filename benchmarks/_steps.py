@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from _cases import B1, CASES, CLIP, EPSILON, Case, Gpt2, write
+from _cases import B1, CASES, CLIP, EPSILON, Case, write
 from _processes import Process, answer, close, environment, listed, machine, threads
 from _torch import groups
 
@@ -49,7 +49,7 @@ def lmx_side(case: Case, weights: Path) -> Run:
     """The path that `lmx train` takes; its start is that of the folder, which is drawn with the same seed."""
     from lmx.core import memory
 
-    memory.tune_allocator(alike=isinstance(case, Gpt2))  # as in pretraining
+    memory.tune_allocator(alike=True)  # as `lmx train` does where all rows have one length
     from lmx import optim
     from lmx.commands import _build
     from lmx.core import mesh as mesh_

@@ -93,6 +93,20 @@ def train(
         return _train(given, workdir, again, say, tell and processes.first(), profile)
 
 
+def one_width(config: Mapping[str, Any]) -> bool:
+    """Return whether all steps read rows of one length: packed ones, or examples all filled up to it.
+
+    To be asked before the fields are checked one by one.
+    """
+    from lmx.core import config as config_
+
+    if config_.pretraining(config):
+        return True
+    multiple, length = (config["batch"].get(name) for name in ("multiple", "length"))
+    numbers = isinstance(multiple, int) and isinstance(length, int)
+    return numbers and not config.get("tasks") and multiple >= length
+
+
 def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """Return the config with its paths expanded, and start JAX.
 
@@ -103,7 +117,7 @@ def checked(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     config_.check(config)
     from lmx.commands import _check, _finish, _platform, _session  # noqa: F401 - before Ctrl-C may raise
 
-    _platform.start(alike=config_.pretraining(config))
+    _platform.start(alike=one_width(config))
     given = config_.expanded(config)
     if config_.pretraining(given):
         _check.fields(given, workdir)

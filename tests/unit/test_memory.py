@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from lmx.commands import train
+from lmx.core import config as config_
+
 FAULTS = """
 import resource, sys, threading
 from lmx.core.memory import tune_allocator
@@ -67,3 +70,22 @@ def test_what_a_compiler_used_is_given_back() -> None:
     assert run.returncode == 0, run.stderr
     other, short, long = map(int, run.stdout.split())
     assert max(other, short) < 30 and long > 250
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "alike"),
+    [
+        ("quickstart", {}, True),
+        ("finetune/sst2", {}, False),
+        ("finetune/sst2", {"batch.length": "64", "batch.multiple": "64"}, True),
+        (
+            "finetune/multi",
+            {"batch.length": "64", "batch.multiple": "64"},
+            False,
+        ),  # each task has its own rows
+    ],
+)
+def test_one_arena_is_for_rows_of_one_length(name: str, changes: dict[str, str], alike: bool) -> None:
+    config = config_.load(name)
+    config_.override(config, changes)
+    assert train.one_width(config_.plain(config)) is alike
