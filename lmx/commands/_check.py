@@ -9,7 +9,7 @@ from typing import Any
 from lmx import optim
 from lmx.commands import _bodies, _build, _packed, _start, _watch, _wire, prepare
 from lmx.core import config as config_
-from lmx.core import log
+from lmx.core import execution, log
 from lmx.core.errors import UserError
 from lmx.generation import sample
 from lmx.runs import lock
@@ -29,7 +29,7 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
     if hasattr(task, "check"):
         task.check(**_build.options_of(config, "encode"))
     given, config = config, _bodies.completed(config, workdir)
-    _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
+    model = _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     _build.head_table(config)
     size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
     if size < 1 or length < 1:
@@ -39,6 +39,7 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
             f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
         )
     _build.mesh(config)
+    attention(config, model, length)
     durations(config, tokens_per_step=size * length)
     _packed.check_long(config)
     if "samples" in config:
@@ -73,6 +74,14 @@ def common(config: Mapping[str, Any]) -> None:
             f"batch.parts={parts}; expected a divisor of batch.size={config['batch']['size']}, at least 1"
         )
     optim.check(**config["optim"])
+
+
+def attention(config: Mapping[str, Any], model: Any, *lengths: int) -> None:
+    """Raise UserError where the attention that the config asks for cannot do what its model does on rows of
+    these lengths. model: its own Config."""
+    with execution.on(_build.execution(config)):
+        for length in lengths:
+            execution.kernel(length, dropout=getattr(model, "dropout_attention", 0.0) > 0)
 
 
 def durations(config: Mapping[str, Any], *, tokens_per_step: int | None) -> None:

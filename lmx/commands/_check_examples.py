@@ -56,4 +56,5 @@ def _own(config: Mapping[str, Any], workdir: Path) -> None:
             f"data.columns={data.get('columns')!r}; expected field -> column, such as text=sentence"
         )
     if not _wire.resumes(workdir):
-        _bodies.model(config)
+        batch, model = config["batch"], _build.model_config(_bodies.model(config))
+        _check.attention(config, model, batch["length"], min(batch["multiple"], batch["length"]))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,9 +38,9 @@ STEPS = 1000
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a step costs. rows: of the batch, a chip. Bytes and operations are of one chip; seconds: what
-    compiling took. moved: None where nobody knows. over: what the compiler said where the step fits no chip;
-    then the rest is 0.
+    """What a step costs. rows: of the batch, a chip. idle: chips that the mesh leaves out. Bytes and
+    operations are of one chip; seconds: what compiling took. moved: None where nobody knows. over: what the
+    compiler said where the step fits no chip; then the rest is 0.
     """
 
     rows: float
@@ -52,6 +53,7 @@ class Compiled:
     messages: tuple[messages.Message, ...] = ()
     limit: float | None = None
     over: str = ""
+    idle: int = 0
 
     @property
     def memory(self) -> int:
@@ -86,7 +88,8 @@ def devices(slice_: chips.Slice) -> Sequence[Any]:
         with (
             _hushed()
         ):  # it looks for the chips of this machine, and complains of each file that is not there
-            return topologies.get_topology_desc(platform="tpu", topology_name=slice_.name).devices
+            own = {"chips_per_host_bounds": (1, 1, 1)} if slice_.chips == 1 else {}  # four a machine, else
+            return topologies.get_topology_desc(platform="tpu", topology_name=slice_.name, **own).devices
     except Exception as error:  # whatever the compiler's library raises
         raise UserError(
             f"topology {slice_.name}: the TPU compiler knows no such slice ({_first(error)}); chips come in "
@@ -169,19 +172,19 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
     mesh = _build.mesh(config, there)
     made, state_, batch = step_of(config, mesh)
     rows, began = config["batch"]["size"] / mesh.size, time.monotonic()
+    told = partial(Compiled, rows, idle=len(there) - mesh.size)
     needed, limit = layout.held(state_), slice_.chip.memory
     if limit is not None and needed > limit * (1 - RESERVED):  # no compiler is needed to know
-        return Compiled(rows, 0.0, over=f"the state alone needs {_bytes(needed)} of a chip's {_bytes(limit)}")
+        return told(0.0, over=f"the state alone needs {_bytes(needed)} of a chip's {_bytes(limit)}")
     try:
         compiled = made.func.lower(*made.args, state_, batch).compile()
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(rows, time.monotonic() - began, over=_wanted(error))
+        return told(time.monotonic() - began, over=_wanted(error))
     seconds, sizes = time.monotonic() - began, compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
-    return Compiled(
-        rows,
+    return told(
         seconds,
         arguments=sizes.argument_size_in_bytes,
         temporaries=sizes.temp_size_in_bytes + max(0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes),
@@ -250,9 +253,10 @@ def _first(error: Exception) -> str:
 
 def told(found: Compiled, slice_: chips.Slice) -> str:
     """Return what a step costs, as lines for people."""
-    chips_ = f"{slice_.chips} chip{'s' * (slice_.chips > 1)}"
+    used = slice_.chips - found.idle
+    chips_ = f"{used} chip{'s' * (used > 1)}"
     rows = f"{found.rows:g} row{'s' * (found.rows != 1)} each"
-    lines = [f"{slice_.name}: {chips_}, {rows}; compiled in {found.seconds:.0f} s"]
+    lines = [f"{slice_.name}: {chips_}, {rows}{mesh_.idle(found.idle)}; compiled in {found.seconds:.0f} s"]
     if found.over:
         help_ = "lower batch.size, raise mesh.fsdp, or set execution.remat=block"
         return "\n".join([*lines, f"does not fit: {found.over}; {help_}"])
@@ -277,7 +281,9 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
         if found.moved is None:
             del times["memory"]
         each = ", ".join(f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in times.items())
-        lines.append(f"a step takes at least {each}: {bounds.binds} bind, MFU at most {bounds.mfu:.0%}")
+        lines.append(
+            f"a step takes at least {each}: the bound is {bounds.binds}, MFU at most {bounds.mfu:.0%}"
+        )
         if found.moved is None:
             lines.append(
                 "what memory allows is not told: of a loop (scanned layers, parts) one round is known"

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from lmx.commands import _export, _members, _platform, _wire
 from lmx.core import config as config_
 from lmx.core import log, processes
+from lmx.core import mesh as mesh_
 from lmx.core.progress import duration
 from lmx.report import page
 from lmx.runs import facts
@@ -48,7 +51,7 @@ def opening(session: Session, made: int) -> str:
         f"{fields['name']}: {count:,} parameters, {fields['layers']} layers, width {fields['width']}; "
         f"{there} of "
         f"{session.feed.per_step:,} {session.feed.unit} on {session.mesh.size} "
-        f"device{'s' * (session.mesh.size > 1)}"
+        f"device{'s' * (session.mesh.size > 1)}{mesh_.idle(jax.device_count() - session.mesh.size)}"
     )
 
 

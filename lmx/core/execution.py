@@ -22,6 +22,9 @@ REMAT = ("none", "block", "dots")
 LAYERS = ("unrolled", "scanned")
 ATTENTION = ("auto", "xla", "cudnn", "splash")
 
+LANE = 128
+"""Splash attention cuts a row into blocks of a multiple of this."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -91,3 +94,31 @@ def compute(own: Any) -> str:
 def suits(backend: str | None = None) -> str | None:
     """Return the compute type that suits the devices: bf16, but the parameters' own on CPUs."""
     return None if (backend or jax.default_backend()) == "cpu" else "bfloat16"
+
+
+def kernel(time: int, *, dropout: bool) -> str:
+    """Return which attention is to compute rows of T tokens: what is asked for, or, of "auto", what is best.
+
+    dropout: whether it is to drop weights out. Errors: UserError for a kernel that is asked for by name and
+    cannot do it.
+    """
+    asked, there = current().attention, platform()
+    if asked == "auto":
+        return "splash" if there == "tpu" and not dropout and time % LANE == 0 else "xla"
+    if asked != "xla" and dropout:
+        raise UserError(
+            f"execution.attention={asked} cannot drop weights out; set model.dropout_attention=0, or "
+            "execution.attention=xla"
+        )
+    if asked == "splash" and time % LANE:
+        raise UserError(
+            f"execution.attention=splash takes rows of a multiple of {LANE} tokens; these have {time}"
+        )
+    if asked == "cudnn" and there not in ("cuda", "rocm", "gpu"):
+        raise UserError(f"execution.attention=cudnn is for GPUs; this is a {there}; write xla")
+    if asked == "cudnn" and compute("float32") != "bfloat16":
+        raise UserError(
+            f"execution.attention=cudnn computes in bfloat16, not in {compute('float32')}; set "
+            "execution.compute=bfloat16, or execution.attention=xla"
+        )
+    return asked

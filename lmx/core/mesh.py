@@ -43,7 +43,8 @@ def make(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[An
         nearest = _nearest(fixed, len(there))
         raise UserError(
             f"{asked} does not fit {len(there)} device{'s' * (len(there) > 1)}; "
-            f"the product of what is not -1 must be one of {', '.join(map(str, nearest))}"
+            f"the product of what is not -1 must divide {len(there)}, as {' and '.join(map(str, nearest))} "
+            f"{'do' if len(nearest) > 1 else 'does'}"
         )
     if needed < len(there) and len({device.process_index for device in there}) > 1:
         raise UserError(f"{asked} uses {needed} of {len(there)} devices; several processes must use all")
@@ -60,6 +61,11 @@ def _nearest(fixed: int, count: int) -> list[int]:
     below = [n for n in divisors if n <= fixed]
     above = [n for n in divisors if n > fixed]
     return [*below[-1:], *above[:1]]
+
+
+def idle(count: int) -> str:
+    """Return what to say of so many devices beside the mesh's; nothing of none."""
+    return f" ({count} more {'is' if count == 1 else 'are'} idle; mesh.data=-1 takes all)" if count else ""
 
 
 def ways(mesh: Mesh) -> int:

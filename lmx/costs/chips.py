@@ -35,6 +35,14 @@ CHIPS: Mapping[str, Chip] = {
 
 DIMENSIONS: Mapping[str, int] = {"v5e": 2, "v5p": 3, "v6e": 2, "cpu": 1}
 
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+
+SHAPES: Mapping[str, tuple[str, ...]] = {"v5e": FLAT, "v6e": FLAT}
+"""The shapes in which slices come. The compiler takes others for granted, and aborts compiling for them.
+v5p's are left to it, but for MOST: the chips of the largest job."""
+
+MOST: Mapping[str, int] = {"v5p": 6144}
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -57,12 +65,13 @@ class Slice:
 def parsed(name: str) -> Slice:
     """Return the slice of a name such as v5e:4x4, v5p:2x2x2 or cpu:8.
 
-    Errors: UserError for an unknown chip, listing those known, and for a shape of other dimensions.
+    Errors: UserError for an unknown chip, listing those known, and for a shape that it does not come in.
     """
     known = ", ".join(f"{one}:{example(one)}" for one in CHIPS)
     kind, _, shape = name.partition(":")
     if kind not in CHIPS:
-        raise UserError(f"topology {name!r}{did_you_mean(kind, CHIPS)}; expected such as {known}")
+        hint = did_you_mean(kind, CHIPS)
+        raise UserError(f"topology {name!r}: {kind!r} is no chip known here{hint}; expected such as {known}")
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise UserError(f"topology {name!r}: expected the chips along each dimension, such as {known}")
     sizes = tuple(map(int, shape.split("x")))
@@ -70,6 +79,12 @@ def parsed(name: str) -> Slice:
         raise UserError(
             f"topology {name!r} has {len(sizes)} dimension{'s' * (len(sizes) > 1)}, but {kind} is wired in "
             f"{DIMENSIONS[kind]}; write it such as {kind}:{example(kind)}"
+        )
+    if shape not in SHAPES.get(kind, (shape,)):
+        raise UserError(f"topology {name!r}: {kind} comes in the shapes {', '.join(SHAPES[kind])}")
+    if math.prod(sizes) > MOST.get(kind, math.prod(sizes)):
+        raise UserError(
+            f"topology {name!r} has {math.prod(sizes)} chips; slices of {kind} have {MOST[kind]} at most"
         )
     return Slice(CHIPS[kind], sizes)
 

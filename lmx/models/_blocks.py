@@ -103,7 +103,7 @@ def attention(
         mixed = attention_.mix(weights, value)
     else:
         drops = attention_.Dropout(rate, queries) if keys is not None and rate > 0 else None
-        by = "xla" if groups is None else kernels_.chosen(query.shape[1], dropout=drops is not None)
+        by = "xla" if groups is None else execution.kernel(query.shape[1], dropout=drops is not None)
         if groups is not None and by == "splash":
             return _joined(kernels_.splash(query, key, value, groups, scale, causal=causal))
         if by == "cudnn":

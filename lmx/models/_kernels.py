@@ -10,51 +10,20 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
 from lmx.core import execution, layout
-from lmx.core.errors import UserError
+from lmx.core.execution import LANE
 from lmx.core.mesh import ROWS, TENSOR
 from lmx.core.types import Array
-
-LANE = 128
-"""Splash attention cuts a row into blocks of a multiple of this."""
 
 BLOCK = 512
 """Tokens of a block at most: blocks of 512 fill the products, and their scores fit a core's own memory."""
 
 
-def chosen(time: int, *, dropout: bool) -> str:
-    """Return which attention is to compute rows of T tokens: what is asked for, or, of "auto", what is best.
-
-    Errors: UserError for a kernel that is asked for by name and cannot do it.
-    """
-    asked, platform = execution.current().attention, execution.platform()
-    if asked == "auto":
-        return "splash" if platform == "tpu" and not dropout and time % LANE == 0 else "xla"
-    if asked != "xla" and dropout:
-        raise UserError(
-            f"execution.attention={asked} cannot drop weights out; set model.dropout_attention=0, or "
-            "execution.attention=xla"
-        )
-    if asked == "splash" and time % LANE:
-        raise UserError(
-            f"execution.attention=splash takes rows of a multiple of {LANE} tokens; these have {time}"
-        )
-    if asked == "cudnn" and platform not in ("cuda", "rocm", "gpu"):
-        raise UserError(f"execution.attention=cudnn is for GPUs; this is a {platform}; write xla")
-    return asked
-
-
 def cudnn(query: Array, key: Array, value: Array, mask: Array, scale: float, *, causal: bool) -> Array:
     """As `_attention.attend`, by cuDNN, which takes half precision alone."""
-    if query.dtype not in (jnp.bfloat16, jnp.float16):
-        raise UserError(
-            f"execution.attention=cudnn computes in bfloat16 or float16, not in {query.dtype}; set "
-            "execution.compute=bfloat16, or execution.attention=xla"
-        )
     return jax.nn.dot_product_attention(
         query, key, value, mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
     )

@@ -156,7 +156,7 @@ def test_what_cuts_a_leaf() -> None:
     [
         (
             {"data": -1, "fsdp": 3},
-            "does not fit 8 devices; the product of what is not -1 must be one of 2, 4",
+            "does not fit 8 devices; the product of what is not -1 must divide 8, as 2 and 4 do",
         ),
         ({"data": 4, "fsdp": 4}, "mesh.data=4, mesh.fsdp=4, mesh.tensor=1 does not fit 8 devices"),
         ({"data": -1, "fsdp": -1}, "only one of them can be -1"),

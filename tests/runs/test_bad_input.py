@@ -50,6 +50,15 @@ def refused(capsys: Any, code: int, *parts: str) -> str:
         ({"batch.size": "12", "mesh.data": "-1"}, ["batch.size=12", "8 devices", "nearest"]),
         ({"batch.size": "0"}, ["at least 1"]),
         ({"mesh.data": "99"}, ["mesh.data=99", "8 devices"]),
+        ({"execution.attention": "cudnn"}, ["cudnn cannot drop weights", "model.dropout_attention=0"]),
+        (
+            {"execution.attention": "cudnn", "model.dropout_attention": "0"},
+            ["cudnn is for GPUs; this is a cpu"],
+        ),
+        (
+            {"execution.attention": "splash", "model.dropout_attention": "0"},
+            ["splash takes rows of a multiple of 128 tokens; these have 32"],
+        ),
         ({"model.vocab_size": "100"}, ["tokenizer has 300 ids", "model.vocab_size=100"]),
         ({"model.heads": "3"}, ["model.width=16", "model.heads=3"]),
         ({"data.name": "wikipedia"}, ["data.name='wikipedia'"]),

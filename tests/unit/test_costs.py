@@ -155,11 +155,14 @@ def test_bounds_by_hand() -> None:
     ("name", "told"),
     [
         ("v5e", "expected the chips along each dimension"),
-        ("v7:4x4", "expected such as v5e:4x4, v5p:2x2x2, v6e:4x4, cpu:8"),
+        ("v7:4x4", "'v7' is no chip known here; expected such as v5e:4x4, v5p:2x2x2, v6e:4x4, cpu:8"),
         ("v5e:8", "has 1 dimension, but v5e is wired in 2; write it such as v5e:4x4"),
         ("v5p:4x4", "has 2 dimensions, but v5p is wired in 3"),
         ("v5e:0x4", "expected the chips along each dimension"),
         ("cpu:two", "expected the chips along each dimension"),
+        ("v5e:32x32", "v5e comes in the shapes 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ("v6e:3x7", "v6e comes in the shapes 1x1, 2x2"),
+        ("v5p:32x32x32", "has 32768 chips; slices of v5p have 6144 at most"),
     ],
 )
 def test_a_slice_that_is_none(name: str, told: str) -> None:
