@@ -88,6 +88,10 @@ def _end_with_others(how: BaseException | int) -> None:
         else:
             traceback.print_exception(how)
     sys.stderr.flush()
+    if how == MISTAKE:
+        from lmx.core import processes
+
+        processes.linger()
     os._exit(how if isinstance(how, int) else 1)
 
 

@@ -231,6 +231,7 @@ class Session:
 
     def _loop(self, made: int, stopping: Any, traced: Profile) -> int:
         hooks = (
+            Hook(1, self._reach),
             Hook(self.every["log"], self._log, last=True, gather=True),
             Hook(self.every["evaluate"], self._evaluate),
             Hook(self.every["save"], self._save, last=True),
@@ -257,6 +258,9 @@ class Session:
         jax.block_until_ready(window)
         with self.cost.watch.on(what), self.record.progress.paused(what):
             yield
+
+    def _reach(self, made: int, now: state.State, window: list[Sums]) -> None:
+        self.record.progress.reach(made)
 
     def _log(self, made: int, now: state.State, window: list[Sums]) -> None:
         rate = float(self.rate(jnp.int32(made - 1))) * float(now.optimizer.scale)

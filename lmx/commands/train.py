@@ -59,10 +59,12 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         raise UserError("--profile traces a single run; leave out --seeds, or --profile")
     config = config_.load(options.config)
     config_.override(config, overrides)
-    words = ["train", "--config", options.config, "--workdir", str(options.workdir)]
+    from lmx.core import processes  # imports JAX
+
+    words = ["--config", options.config, "--workdir", str(options.workdir)]
     words += ["--seeds", str(options.seeds)] if options.seeds > 1 else []
     words += [f"--config.{key}={text}" for key, text in overrides.items()]
-    again = f"{_platform.program()} {' '.join(map(shlex.quote, words))}"
+    again = processes.launched(f"{_platform.program()} train", " ".join(map(shlex.quote, words)))
     if options.seeds > 1:
         from lmx.commands import _seeds
 

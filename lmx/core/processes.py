@@ -31,6 +31,12 @@ WITHIN = 5.0
 PATIENCE = "LMX_JOIN_SECONDS"
 """Environment variable: seconds to wait for all processes at the start; 300 without it."""
 
+LAUNCHER = "LMX_LAUNCHER"
+"""Environment variable: what starts all processes, for the command that goes on; set by launch/local.sh."""
+
+LINGER = 2.0
+"""Seconds for which the first process outlives a mistake that the others found as well."""
+
 Found = TypeVar("Found")
 
 
@@ -43,7 +49,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     given = {name: environment.get(name, "").strip() for name in (COORDINATOR, COUNT, INDEX)}
     patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
     if given[COUNT] == AUTO:
-        _initialize("the cluster", initialization_timeout=patience)
+        _initialize("the cluster", patience)
         return
     if not any(given.values()):
         return
@@ -64,10 +70,10 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             _wait_for(host, int(port), patience)
         _initialize(
             given[COORDINATOR],
+            patience,
             coordinator_address=given[COORDINATOR],
             num_processes=count,
             process_id=index,
-            initialization_timeout=patience,
             # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU.
             cluster_detection_method="deactivate",
         )
@@ -92,10 +98,15 @@ def _wait_for(host: str, port: int, patience: int) -> None:
             time.sleep(0.2)
 
 
-def _initialize(where: str, **options: Any) -> None:
+def _initialize(where: str, patience: int, **options: Any) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(**options, heartbeat_timeout_seconds=SILENCE)
+    given_up = threading.Timer(patience, _give_up, (where, patience))
+    given_up.daemon = True
+    given_up.start()
+    try:  # JAX, whose patience is longer, would end this process by an abort
+        jax.distributed.initialize(
+            **options, initialization_timeout=patience + 60, heartbeat_timeout_seconds=SILENCE
+        )
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, ValueError) and "coordinator_address" not in options:
             raise UserError(
@@ -106,7 +117,42 @@ def _initialize(where: str, **options: Any) -> None:
             f"cannot join the other processes by {where}: {one_line(error)}; are all of them started, and is "
             "the address that of the first one?"
         ) from error
+    finally:
+        given_up.cancel()
     _mind_sigterm()
+
+
+def _give_up(where: str, patience: int) -> None:
+    """End this process, whose main thread waits in JAX for good."""
+    told = (
+        f"lmx: cannot join the other processes by {where}: not all of them came within {patience} s "
+        f"({PATIENCE}); are all of them started, and is {COUNT} how many there are?\n"
+    )
+    os.write(2, told.encode())
+    os._exit(2)
+
+
+def linger() -> None:
+    """Let the others end by themselves, where all of them end by one mistake: they hang on the first, and
+    each that outlives it aborts with the stack of JAX's library."""
+    try:
+        mine = first()
+    except RuntimeError:  # JAX has no devices
+        return
+    if mine:
+        time.sleep(LINGER)
+
+
+def launched(program: str, words: str) -> str:
+    """Return the command that starts this run again, in all its processes.
+
+    program, words: that of one process, `lmx train` and its options.
+    """
+    if os.environ.get(COUNT, "").strip() in ("", "1"):
+        return f"{program} {words}"
+    if launcher := os.environ.get(LAUNCHER):
+        return f"{launcher} {words}"
+    return f"{program} {words}   # in each of the run's processes"
 
 
 def _mind_sigterm() -> None:

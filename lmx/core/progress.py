@@ -113,6 +113,10 @@ class Progress:
         if self._shown_at is None or now - self._shown_at >= least:
             self._show(now)
 
+    def reach(self, step: int) -> None:
+        """Tell that `step` steps are made, or on their way; it is shown with whatever is shown next."""
+        self.step = step
+
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
         """Leave the time of the block out of the speed; the bar says what is done meanwhile.

@@ -60,6 +60,9 @@ class Listener:
         """Do nothing: no bar is there."""
         return nullcontext()
 
+    def reach(self, step: int) -> None:
+        """Do nothing."""
+
     def train(self, step: int, window: Sequence[Sums], rate: float) -> None:
         """Raise UserError where the loss or the gradient is not finite."""
         _checked(self.workdir, step, window)

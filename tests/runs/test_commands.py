@@ -64,6 +64,15 @@ def test_evaluate_repeats_the_runs_figure(finished: Path, capsys: Any) -> None:
     assert found["bits_per_byte"] == pytest.approx(last["bits_per_byte"], rel=1e-6)
 
 
+def test_an_evaluation_is_told_with_its_step(train: Any, tmp_path: Path, capsys: Any) -> None:
+    """Before the first record, too, and with the devices that the mesh leaves idle."""
+    changes = {"total": "4 steps", "evaluate": "2 steps", "log": "4 steps", "save": "4 steps"}
+    assert train(tmp_path / "run", **changes) == 0
+    said = capsys.readouterr().err
+    assert "step 2/4  (evaluating)" in said
+    assert "on 1 device (7 more are idle; mesh.data=-1 takes all)" in said
+
+
 @pytest.mark.smoke
 def test_generate_is_a_function_of_its_seed(finished: Path, capsys: Any) -> None:
     def drawn(seed: str) -> str:

@@ -129,6 +129,36 @@ def test_a_signal_to_one_of_two_saves_and_the_same_command_goes_on(
     assert "resuming at step" in again.said[0].read_text()
 
 
+def test_a_mistake_is_told_by_each_process_and_no_stack(
+    text: Path, rows: Path, tmp_path: Path, lmx_environment: dict[str, str]
+) -> None:
+    """The first process holds what the others hang on: it ends last."""
+    made = start(text, rows, lmx_environment, tmp_path / "run", 2, **{"mesh.fsdp": "3"})
+    assert made.codes() == [2, 2], made.told()
+    for file in made.said:
+        told = file.read_text()
+        assert "does not fit 8 devices" in told and told.count("\n") == 2, told
+
+
+def test_others_that_never_come(run_lmx: object, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {
+        "LMX_COORDINATOR": address,
+        "LMX_PROCESSES": "2",
+        "LMX_PROCESS": "0",
+        "LMX_JOIN_SECONDS": "1",
+    }
+    words = ["train", "--config", "quickstart", "--workdir", str(tmp_path / "run")]
+    done = run_lmx(*words, check=False, env=environment)  # type: ignore[operator]
+    assert done.returncode == 2, done.stderr
+    told = done.stderr.strip().splitlines()
+    assert told[-1].startswith(f"lmx: cannot join the other processes by {address}: not all of them came")
+    assert len(told) == 2
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_coordinator_that_is_not_there(run_lmx: object, tmp_path: Path) -> None:
     environment = {
         "LMX_COORDINATOR": "localhost:9",

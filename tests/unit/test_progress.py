@@ -66,6 +66,18 @@ def test_plain_lines_say_what_goes_before_the_first_step() -> None:
     assert stream.getvalue().splitlines() == ["step 0/10  (compiling)", "step 1/10  loss 1.5000"]
 
 
+def test_what_is_done_beside_the_steps_is_told_with_the_step_it_follows() -> None:
+    stream = io.StringIO()
+    progress = progress_.Progress(10, stream=stream, clock=Clock())
+    for step in (4, 8):
+        progress.reach(step)
+        with progress.paused("evaluating"):
+            pass
+    progress.update(10, 1.5)
+    assert stream.getvalue().splitlines()[:2] == ["step 4/10  (evaluating)", "step 8/10  (evaluating)"]
+    assert progress.per_second is None, "steps that are on their way make no speed"
+
+
 def test_the_rate_is_recent_and_leaves_pauses_and_the_first_step_out() -> None:
     clock = Clock()
     progress = progress_.Progress(100, 10, per_step=50, stream=io.StringIO(), clock=clock, window=20.0)
