@@ -1,7 +1,7 @@
 """What a process of its own finds out for `lmx doctor`: JAX may crash, hang, or take the accelerator.
 
 python -m lmx.commands._asked devices
-python -m lmx.commands._asked parameters CONFIG '{"model.layers": "2"}'
+python -m lmx.commands._asked parameters CONFIG '{"model.layers": "2"}' WORKDIR DEVICES PLATFORM
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lmx.core.errors import UserError, one_line
@@ -67,31 +68,57 @@ def devices() -> dict[str, Any]:
     }
 
 
-def parameters(reference: str, changes: Mapping[str, str]) -> dict[str, Any]:
-    """Return how many parameters a config's model has, by its shapes.
+def parameters(
+    reference: str, changes: Mapping[str, str], workdir: Path, *, platform: str | None
+) -> dict[str, Any]:
+    """Return how many parameters a config's model has, by its shapes, or what it starts from; as "error",
+    what `lmx train` would refuse of it before it reads data. A start in the cloud is not asked for.
 
-    Errors: UserError for a config that is wrong, or whose model comes with its start.
+    platform: JAX's name of the devices that are to train it, of which there must be as many here; None where
+    nobody knows how many there are: then the config is not checked. Errors: UserError for a config of no
+    known name, or one that cannot be built.
     """
     from lmx.core import config as config_
 
     config = config_.load(reference)
     config_.override(config, dict(changes))
-    plain: dict[str, Any] = config_.plain(config)
-    if not config_.pretraining(plain):
-        return {"start": str(plain.get("start"))}
+    config_.check(config_.plain(config))
+    given = config_.expanded(config_.plain(config))
+    from lmx.commands import _build, _check, _check_examples
+    from lmx.core import execution
+
+    remote, pretraining, found = "://" in str(given["start"]), config_.pretraining(given), {}
+    try:
+        with execution.on(execution.PLAIN, platform):
+            if platform is not None and not pretraining:
+                _check_examples.shared(given)
+            elif platform is not None and not remote:
+                _check.fields(given, workdir)
+    except UserError as error:
+        found = {"error": str(error)}
+    if not pretraining or "name" not in given["model"]:
+        return {**found, "start": str(given["start"])}
+    if given["model"].get("vocab_size") is None:
+        given["model"]["vocab_size"] = given["tokenizer"].get("size") or 50257
     import jax
 
-    from lmx.commands import _build
+    shapes = _build.shapes(_build.model(given))
+    return {**found, "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))}
 
-    if plain["model"].get("vocab_size") is None:
-        plain["model"]["vocab_size"] = plain["tokenizer"].get("size") or 50257
-    shapes = _build.shapes(_build.model(plain))
-    return {"parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))}
+
+def _parameters(reference: str, changes: str, workdir: str, count: str, platform: str) -> dict[str, Any]:
+    import jax
+
+    if int(count):
+        jax.config.update("jax_num_cpu_devices", int(count))
+    return parameters(
+        reference, json.loads(changes), Path(workdir), platform=platform if int(count) else None
+    )
 
 
 def _main(words: list[str]) -> None:
     try:
-        answer = devices() if words[0] == "devices" else parameters(words[1], json.loads(words[2]))
+        answer = devices() if words[0] == "devices" else _parameters(*words[1:])
     except UserError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

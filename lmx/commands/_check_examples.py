@@ -13,7 +13,7 @@ from lmx.core.errors import UserError
 
 def fields(config: Mapping[str, Any], workdir: Path) -> None:
     """Raise UserError where a field of the config asks for what cannot be, as far as no data is needed."""
-    _shared(config)
+    shared(config)
     if "tasks" not in config:
         _own(config, workdir)
         return
@@ -23,7 +23,7 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
             _own(one, workdir)
 
 
-def _shared(config: Mapping[str, Any]) -> None:
+def shared(config: Mapping[str, Any]) -> None:
     """Check what does not depend on the task."""
     _check.common(config)
     if not isinstance(config["start"], str):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmx.core.errors import one_line
+from lmx.core import place
+from lmx.core.errors import UserError, one_line
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
@@ -148,6 +149,19 @@ def plugin(installed: Mapping[str, str | None], asked: Sequence[str]) -> Finding
     return Finding(OK, "plugin", ", ".join(f"{name} {version}" for name, version in there.items()))
 
 
+def processes(environment: Mapping[str, str] = os.environ) -> Finding:
+    """Tell whether this process knows its place among those of a run."""
+    try:
+        here = place.found(environment)
+    except UserError as error:
+        return Finding(FAIL, "processes", str(error))
+    if here.count == 0:
+        return Finding(OK, "processes", "as many as the cluster tells")
+    if here.count == 1:
+        return Finding(OK, "processes", "one")
+    return Finding(OK, "processes", f"this is number {here.index} of {here.count}, joined by {here.address}")
+
+
 # --- The machine ---------------------------------------------------------------------------------------
 
 
@@ -185,7 +199,7 @@ def holders(devices: Sequence[str], found: Mapping[int, str], lockfile: Path | N
     it is there and this user may not write to it.
     """
     if not devices:
-        return Finding(OK, "held", "no TPU here that could be")
+        return Finding(OK, "held", "no TPU here")
     if found:
         shown = ", ".join(f"pid {pid} ({command[:60]})" for pid, command in sorted(found.items()))
         return Finding(FAIL, "held", f"the TPU is taken by {shown}", "end it, or wait for it")
@@ -238,7 +252,8 @@ def workdir(folder: Path) -> Finding:
     except OSError as error:
         found = f"{there} cannot be written to: {error.strerror}"
         return Finding(FAIL, "workdir", found, "name another --workdir, or change its owner")
-    return Finding(OK, "workdir", f"{there} can be written to")
+    found = f"{there} can be written to"
+    return Finding(OK, "workdir", found if there == folder.absolute() else f"{folder} can be made: {found}")
 
 
 def bucket(url: str) -> Finding:

@@ -13,6 +13,8 @@ from typing import Any
 
 from lmx.commands import _asked, _health, _machine, _platform
 from lmx.commands._health import FAIL, Finding
+from lmx.core import place
+from lmx.core.errors import UserError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print a line for each check; 1 where one of them fails."""
+    if overrides and options.config is None:
+        raise UserError(f"--config.{next(iter(overrides))} changes a config; name it: --config quickstart")
     failed = False
     for finding in examine(options.config, overrides, options.workdir):
         print(finding.line(), flush=True)
@@ -44,6 +48,7 @@ def examine(config: str | None, overrides: Mapping[str, str], workdir: str) -> I
         "python": lambda: _health.python(sys.version_info[:3]),
         "versions": lambda: _health.versions(packages, asked, answer),
         "plugin": lambda: _health.plugin(packages, asked["jax"]),
+        "processes": _health.processes,
         "held": lambda: _health.holders(files, taken, _machine.foreign_lockfile()),
         "accelerator": lambda: _health.accelerator(
             _machine.hardware(), answer, os.environ.get("JAX_PLATFORMS", ""), taken=bool(taken)
@@ -53,7 +58,7 @@ def examine(config: str | None, overrides: Mapping[str, str], workdir: str) -> I
         yield _health.checked(subject, check)
     size = _health.DEFAULT
     if config is not None:
-        size, finding = _sized(config, overrides)
+        size, finding = _sized(config, overrides, folder, answer)
         yield finding
     remote = "://" in workdir
     where = Path() if remote else folder
@@ -72,13 +77,24 @@ def examine(config: str | None, overrides: Mapping[str, str], workdir: str) -> I
         yield _health.checked(subject, check)
 
 
-def _sized(config: str, overrides: Mapping[str, str]) -> tuple[_health.Size, Finding]:
-    """Return how large the config's model is, and what is to be said of the config."""
-    answer: dict[str, Any] = _asked.asked("parameters", config, json.dumps(dict(overrides)), cpu=True)
-    if "parameters" in answer:
-        count = answer["parameters"]
-        return _health.Size(count, config), Finding(_health.OK, "config", f"{config}: {count:,} parameters")
+def _sized(
+    config: str, overrides: Mapping[str, str], workdir: Path, devices: Mapping[str, Any]
+) -> tuple[_health.Size, Finding]:
+    """Return how large the config's model is, and what is to be said of the config.
+
+    devices: what `_asked.devices` answered; each process of the run is taken to have as many.
+    """
+    try:
+        processes = place.found().count  # 0 where only the cluster knows: then the mesh cannot be checked
+    except UserError:
+        processes = 1
+    count, platform = devices.get("count", 1) * processes, devices.get("backend", "cpu")
+    words = (config, json.dumps(dict(overrides)), str(workdir), str(count), platform)
+    answer: dict[str, Any] = _asked.asked("parameters", *words, cpu=True)
+    size = _health.Size(answer["parameters"], config) if "parameters" in answer else _health.DEFAULT
+    if "error" in answer:
+        return size, Finding(FAIL, "config", f"{config}: {answer['error']}")
     if "start" in answer:
         found = f"{config}: its model comes with {answer['start']}; memory and disk are those of GPT-2 124M"
-        return _health.DEFAULT, Finding(_health.OK, "config", found)
-    return _health.DEFAULT, Finding(FAIL, "config", f"{config}: {answer.get('error')}")
+        return size, Finding(_health.OK, "config", found)
+    return size, Finding(_health.OK, "config", f"{config}: {size.parameters:,} parameters")

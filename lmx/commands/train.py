@@ -53,18 +53,17 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train and print what was made; 75 where a signal stopped it after saving."""
     from lmx.commands import _platform
     from lmx.core import config as config_
+    from lmx.core import place
     from lmx.core.errors import UserError
 
     if options.profile and options.seeds > 1:
         raise UserError("--profile traces a single run; leave out --seeds, or --profile")
     config = config_.load(options.config)
     config_.override(config, overrides)
-    from lmx.core import processes  # imports JAX
-
     words = ["--config", options.config, "--workdir", str(options.workdir)]
     words += ["--seeds", str(options.seeds)] if options.seeds > 1 else []
     words += [f"--config.{key}={text}" for key, text in overrides.items()]
-    again = processes.launched(f"{_platform.program()} train", " ".join(map(shlex.quote, words)))
+    again = place.launched(f"{_platform.program()} train", " ".join(map(shlex.quote, words)))
     if options.seeds > 1:
         from lmx.commands import _seeds
 

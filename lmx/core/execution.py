@@ -93,7 +93,7 @@ def compute(own: Any) -> str:
 
 def suits(backend: str | None = None) -> str | None:
     """Return the compute type that suits the devices: bf16, but the parameters' own on CPUs."""
-    return None if (backend or jax.default_backend()) == "cpu" else "bfloat16"
+    return None if (backend or platform()) == "cpu" else "bfloat16"
 
 
 def kernel(time: int, *, dropout: bool) -> str:

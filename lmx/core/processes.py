@@ -13,26 +13,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from lmx.core import place
 from lmx.core.errors import UserError, one_line
 from lmx.core.log import say
-
-COORDINATOR, COUNT, INDEX = "LMX_COORDINATOR", "LMX_PROCESSES", "LMX_PROCESS"
-"""Environment variables: where the first process listens (HOST:PORT), how many there are, which this is."""
-
-AUTO = "auto"
-"""The value of LMX_PROCESSES with which JAX asks the cluster (Slurm, Cloud TPU, Kubernetes) for all three."""
 
 SILENCE = 20
 """Seconds after which a process that says nothing is taken for dead, and the others end."""
 
 WITHIN = 5.0
 """Seconds after which all processes learn that one was asked to stop, at the most and about."""
-
-PATIENCE = "LMX_JOIN_SECONDS"
-"""Environment variable: seconds to wait for all processes at the start; 300 without it."""
-
-LAUNCHER = "LMX_LAUNCHER"
-"""Environment variable: what starts all processes, for the command that goes on; set by launch/local.sh."""
 
 LINGER = 2.0
 """Seconds for which the first process outlives a mistake that the others found as well."""
@@ -46,37 +35,27 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     Errors: UserError for variables that are missing or make no sense, and where the coordinator cannot be
     reached.
     """
-    given = {name: environment.get(name, "").strip() for name in (COORDINATOR, COUNT, INDEX)}
-    patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
-    if given[COUNT] == AUTO:
-        _initialize("the cluster", patience)
+    here = place.found(environment)
+    if here.count == 0:
+        _initialize("the cluster", here.patience)
+    if here.count < 2:
         return
-    if not any(given.values()):
-        return
-    if missing := [name for name, value in given.items() if not value]:
-        raise UserError(
-            f"{', '.join(missing)} not set; several processes need {COORDINATOR}=HOST:PORT, {COUNT} and "
-            f"{INDEX}, or {COUNT}={AUTO} on a cluster that JAX knows"
-        )
-    count, index = _number(COUNT, given[COUNT], 1), _number(INDEX, given[INDEX], 0)
-    host, _, port = given[COORDINATOR].rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"{COORDINATOR}={given[COORDINATOR]!r}; expected HOST:PORT, such as 10.0.0.1:8476")
-    if index >= count:
-        raise UserError(f"{INDEX}={index}, but {COUNT}={count}; expected 0 to {count - 1}")
-    if count > 1:
-        say(f"process {index} of {count}: joining the others by {host}:{port}, for at most {patience} s")
-        if index > 0:
-            _wait_for(host, int(port), patience)
-        _initialize(
-            given[COORDINATOR],
-            patience,
-            coordinator_address=given[COORDINATOR],
-            num_processes=count,
-            process_id=index,
-            # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU.
-            cluster_detection_method="deactivate",
-        )
+    say(
+        f"process {here.index} of {here.count}: joining the others by {here.address}, for at most "
+        f"{here.patience} s"
+    )
+    if here.index > 0:
+        host, _, port = here.address.rpartition(":")
+        _wait_for(host, int(port), here.patience)
+    _initialize(
+        here.address,
+        here.patience,
+        coordinator_address=here.address,
+        num_processes=here.count,
+        process_id=here.index,
+        # Left to itself JAX would still ask Slurm which devices are this process's, and take one GPU.
+        cluster_detection_method="deactivate",
+    )
 
 
 def _wait_for(host: str, port: int, patience: int) -> None:
@@ -93,7 +72,7 @@ def _wait_for(host: str, port: int, patience: int) -> None:
             if time.monotonic() > end:
                 raise UserError(
                     f"cannot join the other processes by {host}:{port}: {one_line(error)} (for {patience} s, "
-                    f"{PATIENCE}); is the first one started, and is the address its own?"
+                    f"{place.PATIENCE}); is the first one started, and is the address its own?"
                 ) from error
             time.sleep(0.2)
 
@@ -110,8 +89,9 @@ def _initialize(where: str, patience: int, **options: Any) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, ValueError) and "coordinator_address" not in options:
             raise UserError(
-                f"{COUNT}={AUTO}, but JAX finds no cluster that it knows (Cloud TPU, Slurm, Open MPI, "
-                f"Kubernetes); set {COORDINATOR}, {COUNT} and {INDEX}, or none of them for one process"
+                f"{place.COUNT}={place.AUTO}, but JAX finds no cluster that it knows (Cloud TPU, Slurm, "
+                f"Open MPI, Kubernetes); set {place.COORDINATOR}, {place.COUNT} and {place.INDEX}, or none "
+                "of them for one process"
             ) from error
         raise UserError(
             f"cannot join the other processes by {where}: {one_line(error)}; are all of them started, and is "
@@ -126,7 +106,7 @@ def _give_up(where: str, patience: int) -> None:
     """End this process, whose main thread waits in JAX for good."""
     told = (
         f"lmx: cannot join the other processes by {where}: not all of them came within {patience} s "
-        f"({PATIENCE}); are all of them started, and is {COUNT} how many there are?\n"
+        f"({place.PATIENCE}); are all of them started, and is {place.COUNT} how many there are?\n"
     )
     os.write(2, told.encode())
     os._exit(2)
@@ -143,30 +123,12 @@ def linger() -> None:
         time.sleep(LINGER)
 
 
-def launched(program: str, words: str) -> str:
-    """Return the command that starts this run again, in all its processes.
-
-    program, words: that of one process, `lmx train` and its options.
-    """
-    if os.environ.get(COUNT, "").strip() in ("", "1"):
-        return f"{program} {words}"
-    if launcher := os.environ.get(LAUNCHER):
-        return f"{launcher} {words}"
-    return f"{program} {words}   # in each of the run's processes"
-
-
 def _mind_sigterm() -> None:
     """Let SIGTERM do again what it did before JAX joined: JAX takes it for itself, so that a process that has
     not begun to train would go on as if nobody had asked it to end."""
     if threading.current_thread() is threading.main_thread():
         before = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _number(name: str, text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise UserError(f"{name}={text!r}; expected a whole number of at least {least}")
-    return int(text)
 
 
 def count() -> int:

@@ -193,7 +193,8 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expect(_health.workdir(tmp_path / "new"), OK, f"{tmp_path} can be written to")
+    expect(_health.workdir(tmp_path / "a" / "b"), OK, f"b can be made: {tmp_path} can be written to")
+    expect(_health.workdir(tmp_path), OK, f"workdir: {tmp_path} can be written to")
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
     (tmp_path / "file").touch()
     expect(_health.workdir(tmp_path / "file"), FAIL, "is no folder")
@@ -290,14 +291,58 @@ def test_a_child_that_crashes_hangs_or_babbles_is_told(monkeypatch: pytest.Monke
     assert _asked.asked("devices", cpu=True) == {"backend": "cpu"}
 
 
-def test_parameters() -> None:
+def test_parameters(tmp_path: Path) -> None:
+    def asked(name: str, changes: dict[str, str], platform: str | None = "cpu") -> dict[str, Any]:
+        return _asked.parameters(name, changes, tmp_path, platform=platform)
+
     # V D + T D + L (12 D^2 + 13 D) + 2 D with V=2048, D=128, T=128, L=4
-    assert _asked.parameters("quickstart", {}) == {"parameters": 1_071_872}
+    assert asked("quickstart", {}) == {"parameters": 1_071_872}
     half = 2048 * 128 + 128 * 128 + 2 * (12 * 128**2 + 13 * 128) + 2 * 128
-    assert _asked.parameters("quickstart", {"model.layers": "2"}) == {"parameters": half}
-    assert _asked.parameters("finetune/sst2", {}).keys() == {"start"}
+    assert asked("quickstart", {"model.layers": "2"}) == {"parameters": half}
+    assert asked("finetune/sst2", {"start": "x"}) == {"start": "x"}
     with pytest.raises(UserError, match="did you mean 'quickstart'"):
-        _asked.parameters("quikstart", {})
+        asked("quikstart", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "platform", "said"),
+    [
+        ("quickstart", {"mesh.fsdp": "3"}, "cpu", "does not fit 8 devices"),
+        ("finetune/sst2", {"mesh.fsdp": "3", "start": "x"}, "cpu", "does not fit 8 devices"),
+        ("finetune/sst2", {}, "cpu", "config.start is not set"),
+        ("quickstart", {"execution.attention": "cudnn", "optim.decay": "-1"}, "gpu", "optim.decay=-1"),
+        ("quickstart", {"execution.attention": "cudnn"}, "cpu", "cudnn is for GPUs; this is a cpu"),
+    ],
+)
+def test_a_config_that_train_would_refuse(
+    name: str, change: dict[str, str], platform: str, said: str, tmp_path: Path
+) -> None:
+    found = _asked.parameters(name, change, tmp_path, platform=platform)
+    assert said in found["error"]
+    assert "error" not in _asked.parameters(name, change, tmp_path, platform=None)
+
+
+def test_a_kernel_of_the_devices_that_will_train(tmp_path: Path) -> None:
+    """The child that counts parameters runs on the CPU, whatever is to train."""
+    changes = {"execution.attention": "cudnn"}
+    assert "error" not in _asked.parameters("quickstart", changes, tmp_path, platform="gpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "level", "said"),
+    [
+        ({}, OK, "one"),
+        ({"LMX_PROCESSES": "auto"}, OK, "as many as the cluster tells"),
+        ({"LMX_PROCESSES": "2"}, FAIL, "LMX_COORDINATOR, LMX_PROCESS not set"),
+        (
+            {"LMX_PROCESSES": "2", "LMX_PROCESS": "1", "LMX_COORDINATOR": "a:1"},
+            OK,
+            "this is number 1 of 2, joined by a:1",
+        ),
+    ],
+)
+def test_the_place_among_processes(environment: dict[str, str], level: str, said: str) -> None:
+    expect(_health.processes(environment), level, said)
 
 
 # --- The command ---------------------------------------------------------------------------------------
@@ -326,8 +371,8 @@ def test_the_command(
     lines = capsys.readouterr().out.splitlines()
     subjects = [line[5:].split(":")[0] for line in lines]
     assert subjects == [
-        "python", "versions", "plugin", "held", "accelerator", "config", "memory", "disk", "workdir", "cache",
-        "clock",
+        "python", "versions", "plugin", "processes", "held", "accelerator", "config", "memory", "disk",
+        "workdir", "cache", "clock",
     ]  # fmt: skip
     assert "ok   config: quickstart: 1,000 parameters" in lines
     assert not (tmp_path / "run").exists()
@@ -338,6 +383,8 @@ def test_the_command(
     answers["parameters"] = {"start": "hf:/bert"}
     assert main(["doctor", "--config", "finetune/sst2", "--workdir", str(tmp_path)]) == 0
     assert "its model comes with hf:/bert" in capsys.readouterr().out
+    assert main(["doctor", "--config.mesh.fsdp=2"]) == 2
+    assert "--config.mesh.fsdp changes a config; name it" in capsys.readouterr().err
 
 
 def test_a_tpu_that_is_taken_is_left_alone(

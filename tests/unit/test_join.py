@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmx.core import processes
+from lmx.core import place, processes
 from lmx.core.errors import UserError
 
 PLACE = {"LMX_COORDINATOR": "10.0.0.1:8476", "LMX_PROCESSES": "4", "LMX_PROCESS": "3"}
@@ -69,13 +69,9 @@ def test_what_makes_no_sense_is_named(
     assert joined == []
 
 
-def test_the_command_that_goes_on_starts_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(**place: str) -> str:
-        for name in ("LMX_PROCESSES", "LMX_LAUNCHER"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in place.items():
-            monkeypatch.setenv(name, value)
-        return processes.launched("lmx train", "--config a")
+def test_the_command_that_goes_on_starts_all_processes() -> None:
+    def told(**environment: str) -> str:
+        return place.launched("lmx train", "--config a", environment)
 
     assert told() == told(LMX_PROCESSES="1") == "lmx train --config a"
     assert told(LMX_PROCESSES="auto") == "lmx train --config a   # in each of the run's processes"
@@ -119,7 +115,7 @@ def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 JOINED = """
 import os, signal, sys
 import jax
-from lmx.core import processes
+from lmx.core import place, processes
 processes._initialize("here", 60, coordinator_address=sys.argv[1], num_processes=1, process_id=0,
                       cluster_detection_method="deactivate")
 print("gpus", jax.config.read("jax_cuda_visible_devices"), flush=True)
