@@ -48,6 +48,7 @@ class Execution:
         for name, values in known.items():
             value = getattr(self, name)
             if value not in values and not (name == "compute" and value is None):
+                values = ("auto", *values) if name == "compute" else values
                 hint = did_you_mean(str(value), values)
                 raise UserError(f"execution.{name}={value!r}{hint}; expected {', '.join(values)}")
 
