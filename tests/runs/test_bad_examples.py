@@ -211,6 +211,16 @@ def test_a_label_that_the_training_split_has_not(task: str, fields: Row, refused
     )
 
 
+@pytest.mark.parametrize(
+    ("kernel", "told"), [("cudnn", "cudnn is for GPUs"), ("splash", "rows of a multiple of 128 tokens")]
+)
+def test_attention_that_cannot_be_is_told_before_rows_are_read(kernel: str, told: str, refused: Any) -> None:
+    changes = {"execution.attention": kernel, "model.dropout_attention": 0}
+    assert told in refused(
+        "sequence_classification", changed("sequence_classification", label=1.5), **changes
+    )
+
+
 @pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
 def test_a_head_whose_labels_are_not_as_many_as_the_data_s(task: str, refused: Any) -> None:
     said = refused(task, good(task), **{"task.labels": 5})
