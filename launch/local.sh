@@ -4,7 +4,8 @@
 #   PROCESSES=2 launch/local.sh [--dry-run] --config quickstart --workdir runs/two [any option of lmx train]
 #
 # PROCESSES  how many
-# GPUS       GPUs of each process, if any; the first takes the first ones, of CUDA_VISIBLE_DEVICES where it is set
+# GPUS       GPUs of each process, if any; the first takes the first ones, of CUDA_VISIBLE_DEVICES where it is set;
+#            JAX then takes them or refuses (JAX_PLATFORMS=cuda, where you set no other)
 # DEVICES    simulated CPU devices of each process, to try without accelerators
 # PYTHON     the Python that has lmx; default: python
 # GRACE      seconds from asking a process to end to killing it, once another one died; default: 5
@@ -17,20 +18,31 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 options "$@"
 need PROCESSES "how many processes to start" 2
+LMX_LAUNCHER=""
+for name in PROCESSES GPUS DEVICES PYTHON; do
+    [[ -z ${!name:-} ]] || LMX_LAUNCHER+="$name=$(printf %q "${!name}") "
+done
+LMX_LAUNCHER+=$(printf %q "$0") # with which lmx names the command that goes on
 PYTHON=${PYTHON:-python} GRACE=${GRACE:-5}
 whole PROCESSES 1
 whole GRACE 0
 [[ -z ${GPUS:-} ]] || whole GPUS 1
 [[ -z ${DEVICES:-} ]] || whole DEVICES 1
+[[ -z ${GPUS:-} || -z ${DEVICES:-} ]] ||
+    fail "GPUS=$GPUS, DEVICES=$DEVICES: expected one of them; DEVICES are simulated on the CPU"
 gpus=()
 if [[ -n ${GPUS:-} ]]; then
     given=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((PROCESSES * GPUS - 1)))}
     IFS=, read -r -a gpus <<<"$given"
     ((${#gpus[@]} >= PROCESSES * GPUS)) ||
         fail "PROCESSES=$PROCESSES, GPUS=$GPUS: CUDA_VISIBLE_DEVICES=$given has fewer than $((PROCESSES * GPUS))"
+    export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or JAX would take the CPU where it finds no GPU
+fi
+if [[ -n ${DEVICES:-} ]]; then
+    export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
 fi
 training "${arguments[@]}"
-program "$PYTHON" "name the Python that has lmx: PYTHON=.venv/bin/python"
+dry_run="" program "$PYTHON" "name the Python that has lmx: PYTHON=.venv/bin/python"
 
 free_port() { # print a port on which nobody listens
     local port
@@ -47,21 +59,18 @@ child() { # INDEX: become that process
         )
         export CUDA_VISIBLE_DEVICES
     fi
-    if [[ -n ${DEVICES:-} ]]; then
-        export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
-    fi
     (($1 == 0)) || exec > >(sed -u "s/^/[$1] /" >&2) 2>&1
     exec "$PYTHON" -m lmx train "${arguments[@]}"
 }
 
 LMX_COORDINATOR=${LMX_COORDINATOR:-localhost:$(free_port)}
-export LMX_COORDINATOR LMX_PROCESSES=$PROCESSES
+export LMX_COORDINATOR LMX_LAUNCHER LMX_PROCESSES=$PROCESSES
 devices="the devices of this machine"
 [[ -z ${DEVICES:-} ]] || devices="$DEVICES simulated devices each"
 [[ -z ${GPUS:-} ]] || devices="$(counted $((PROCESSES * GPUS)) chip) of this machine"
 say "$(counted "$PROCESSES" process processes) on $devices; nothing is rented"
 say "+ LMX_COORDINATOR=$LMX_COORDINATOR LMX_PROCESSES=$PROCESSES LMX_PROCESS=0..$((PROCESSES - 1))" \
-    "$(printf '%q ' "$PYTHON" -m lmx train "${arguments[@]}")"
+    "${JAX_PLATFORMS:+JAX_PLATFORMS=$JAX_PLATFORMS }$(printf '%q ' "$PYTHON" -m lmx train "${arguments[@]}")"
 [[ -z $dry_run ]] || exit 0
 
 pids=() # of those that have not ended

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Desk, wait_until
+from .conftest import CHECKOUT, Desk, wait_until
 
 TRAIN = ("--config", "quickstart", "--workdir", "runs/a b")
 FAKE = r"""
 echo "$LMX_PROCESS pid $$" >>"$NOTES"
 echo "$LMX_PROCESS place $LMX_COORDINATOR $LMX_PROCESSES ${CUDA_VISIBLE_DEVICES:-} ${XLA_FLAGS:-}" >>"$NOTES"
+echo "$LMX_PROCESS platform ${JAX_PLATFORMS:-}" >>"$NOTES"
+echo "$LMX_PROCESS launcher $LMX_LAUNCHER" >>"$NOTES"
 echo "said by $LMX_PROCESS"
 hear() { echo "$LMX_PROCESS $1" >>"$NOTES"; [[ -n ${DEAF:-} ]] || exit 75; }
 for name in INT TERM HUP; do trap "hear $name" $name; done
@@ -77,6 +79,28 @@ def test_simulated_devices(desk: Desk) -> None:
     assert note.endswith("--other --xla_force_host_platform_device_count=4")
 
 
+@pytest.mark.parametrize(
+    ("given", "platform"),
+    [
+        ({"GPUS": "1"}, "cuda"),
+        ({"GPUS": "1", "JAX_PLATFORMS": "rocm"}, "rocm"),
+        ({"DEVICES": "2", "JAX_PLATFORMS": "cuda"}, "cpu"),
+        ({}, ""),
+    ],
+)
+def test_jax_may_not_take_the_cpu_for_a_gpu(given: dict[str, str], platform: str, desk: Desk) -> None:
+    run = Run(desk, PROCESSES="1", DO_0="0", **given)
+    assert run.finish()[0] == 0
+    assert run.notes(" platform ") == [f"0 platform {platform}"]
+
+
+def test_each_process_is_told_what_starts_them_all(desk: Desk) -> None:
+    """So that lmx can name the command that goes on."""
+    run = Run(desk, PROCESSES="1", DEVICES="2", DO_0="0")
+    assert run.finish()[0] == 0
+    assert run.notes(" launcher ") == [f"0 launcher PROCESSES=1 DEVICES=2 {CHECKOUT}/launch/local.sh"]
+
+
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
 def test_a_signal_reaches_each_process_once(name: str, desk: Desk) -> None:
     run = Run(desk, PROCESSES="2")
@@ -135,13 +159,29 @@ def test_what_is_missing_is_named_at_once(desk: Desk) -> None:
     assert [line.split(":")[1].split()[0] for line in done.stderr.splitlines()] == ["--config", "--workdir"]
     done = desk.run("local.sh", *TRAIN, PROCESSES="two")
     assert done.stderr == "local.sh: PROCESSES=two: expected a whole number of at least 1\n"
-    done = desk.run("local.sh", *TRAIN, PROCESSES="2", PYTHON="nowhere/python")
-    assert done.stderr.startswith("local.sh: nowhere/python was not found")
+    assert desk.calls() == []
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["", "dry"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"PYTHON": "nowhere/python"}, "nowhere/python was not found"),
+        ({"GPUS": "1", "DEVICES": "4"}, "GPUS=1, DEVICES=4: expected one of them"),
+    ],
+)
+def test_what_cannot_be(given: dict[str, str], told: str, dry: tuple[str, ...], desk: Desk) -> None:
+    desk.fake("python")
+    done = desk.run("local.sh", *dry, *TRAIN, PROCESSES="2", **given)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"local.sh: {told}")
     assert desk.calls() == []
 
 
 def test_a_dry_run_starts_nothing(desk: Desk) -> None:
     desk.fake("python")
+    done = desk.run("local.sh", "--dry-run", *TRAIN, PROCESSES="2", GPUS="4")
+    assert " JAX_PLATFORMS=cuda python -m lmx train " in done.stderr
     done = desk.run("local.sh", "--dry-run", *TRAIN, PROCESSES="2", DEVICES="4")
     assert done.returncode == 0
     assert "2 processes on 4 simulated devices each; nothing is rented" in done.stderr
