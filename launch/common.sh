@@ -56,11 +56,61 @@ program() { # NAME WHERE-FROM: refuse to begin without a command; a dry run need
     [[ -n $dry_run ]] || command -v "$1" >/dev/null || fail "$1 was not found; $2"
 }
 
+named() { # MOST: refuse a NAME that clouds do not take
+    [[ $NAME =~ ^[a-z]([-a-z0-9]{0,$(($1 - 2))}[a-z0-9])?$ ]] ||
+        fail "NAME=$NAME: expected small letters, digits and -, at most $1, a letter first and no - at the end"
+}
+
+alone() { # COMMAND WORD...: refuse words after a command that takes none
+    (($# == 1)) || fail "$1 takes no other words, got: ${*:2}; what it needs it takes from variables, see --help"
+}
+
+value() { # OPTION WORDS...: print what the words give the option, or nothing
+    local option=$1 found=""
+    shift
+    while (($#)); do
+        case $1 in
+            "$option") found=${2:-} ;;
+            "$option="*) found=${1#*=} ;;
+        esac
+        shift
+    done
+    printf '%s' "$found"
+}
+
 training() { # WORDS...: refuse what `lmx train` cannot do without, before any machine is asked for
     local missing=()
-    [[ " $* " == *" --config"[\ =]* ]] || missing+=("--config is missing: what to train, such as --config quickstart")
-    [[ " $* " == *" --workdir"[\ =]* ]] || missing+=("--workdir is missing: the run's folder; the same one resumes")
+    [[ -n $(value --config "$@") ]] || missing+=("--config is missing: what to train, such as --config quickstart")
+    [[ -n $(value --workdir "$@") ]] || missing+=("--workdir is missing: the run's folder; the same one resumes")
     ((${#missing[@]} == 0)) || fail "${missing[@]}"
+}
+
+lasting() { # FOLDER WORDS...: refuse a workdir outside the one folder that outlives a preempted machine
+    local workdir
+    workdir=$(value --workdir "${@:2}")
+    [[ $workdir/ == "$1"/* && $workdir/ != */../* ]] ||
+        fail "--workdir $workdir: expected a folder in $1, such as $1/mine; all else is lost with a preempted machine"
+}
+
+understood() { # PYTHON WORDS...: refuse what lmx refuses by the words alone, where that Python has lmx; no JAX starts
+    local told code=0
+    told=$(
+        "$1" - "${@:2}" 2>&1 >/dev/null <<'PYTHON'
+import sys
+from lmx import __main__ as program
+from lmx.commands import train
+from lmx.core import config
+
+def read(options, fields):
+    asked = config.load(options.config)
+    config.override(asked, fields)
+    config.check(config.plain(asked))
+
+train.run = read
+sys.exit(program.main(["train", *sys.argv[1:]]))
+PYTHON
+    ) || code=$?
+    [[ $code != 2 || $told != "lmx train: "* ]] || fail "$told"
 }
 
 counted() { # NUMBER NAME [NAMES]: print the number with its noun

@@ -9,7 +9,7 @@
 # NAME       the JobSet's name
 # IMAGE      a container image with Python and lmx with the tpu extra
 # TOPOLOGY   the slice of each pod group, such as v5e:4x4
-# CLAIM      a PersistentVolumeClaim that many pods may write; mounted at /runs, where the workdir lies
+# CLAIM      a PersistentVolumeClaim that many pods may write; mounted at /runs, where the workdir has to lie
 # NAMESPACE  default: default
 # RESTARTS   how often failed pods are started again; preempted and saved ones always are; default: 3
 # GRACE      seconds between SIGTERM and the end of a pod, to finish a step and save; default: 120
@@ -23,6 +23,7 @@ case $action in
     render | apply | logs | delete) arguments=("${arguments[@]:1}") ;;
     *) fail "${action:-nothing} asked; expected render, apply, logs or delete" ;;
 esac
+case $action in logs | delete) alone "$action" "${arguments[@]}" ;; esac
 wanted=(NAME "the JobSet's name" lmx)
 case $action in
     render | apply)
@@ -37,7 +38,7 @@ need "${wanted[@]}"
 NAMESPACE=${NAMESPACE:-default} RESTARTS=${RESTARTS:-3} GRACE=${GRACE:-120}
 whole RESTARTS 0
 whole GRACE 1
-[[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || fail "NAME=$NAME: expected small letters, digits and -, at most 40"
+named 40
 [[ $action == render ]] || program kubectl "install it and point it at the cluster"
 
 render() { # print kubernetes.yaml with its @NAMES@ filled in
@@ -61,6 +62,7 @@ render() { # print kubernetes.yaml with its @NAMES@ filled in
 case $action in
     render | apply)
         training "${arguments[@]}"
+        lasting /runs "${arguments[@]}"
         slice "$TOPOLOGY"
         say "$cost, $(counted "$hosts" pod), namespace $NAMESPACE, until the run ends"
         ;;&

@@ -4,7 +4,8 @@
 #   NODES=4 TIME=12:00:00 launch/slurm.sh [--dry-run] --config CONFIG --workdir DIR [any option of lmx train]
 #
 # NODES      how many nodes
-# TIME       how long the job may hold them; a run that needs longer saves, stops and is queued again
+# TIME       how long the job may hold them, as sbatch reads it: 90 (minutes), 12:00:00, 2-00 (days-hours), UNLIMITED;
+#            a run that needs longer saves, stops and is queued again
 # GPUS       GPUs of each node, if any
 # TASKS      processes of each node; default: 1, with all GPUs of its node; with more, each gets its share
 # CPUS       cores of each process; default: as Slurm gives them, which may be one
@@ -21,6 +22,17 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+seconds() { # print how many TIME is, in whole minutes as Slurm counts; 0 where it has no end
+    local days=0 parts=()
+    [[ ! ${TIME^^} =~ ^(UNLIMITED|INFINITE)$ ]] || TIME=0
+    [[ $TIME =~ ^([0-9]{1,6}-)?[0-9]{1,6}(:[0-9]{1,6}){0,2}$ ]] ||
+        fail "TIME=$TIME: expected minutes, [hours:]minutes:seconds, days-hours[:minutes[:seconds]] or UNLIMITED"
+    IFS=: read -r -a parts <<<"${TIME#*-}"
+    [[ $TIME != *-* ]] || days=${TIME%-*}
+    [[ $TIME == *-* || ${#parts[@]} == 3 ]] || parts=(0 "${parts[@]}")
+    echo $(((10#$days * 1440 + 10#${parts[0]} * 60 + 10#${parts[1]:-0} + (10#${parts[2]:-0} + 59) / 60) * 60))
+}
+
 options "$@"
 need NODES "how many nodes to ask for" 4 TIME "how long the job may hold them" 12:00:00
 TASKS=${TASKS:-1} GRACE=${GRACE:-120} GPUS=${GPUS:-0}
@@ -30,9 +42,12 @@ whole GRACE 1
 whole GPUS 0
 [[ -z ${CPUS:-} ]] || whole CPUS 1
 ((GPUS % TASKS == 0)) || fail "GPUS=$GPUS, TASKS=$TASKS: expected GPUs of a node that divide over its processes"
+held=$(seconds)
+((held == 0 || GRACE < held)) || fail "GRACE=$GRACE, TIME=$TIME: expected fewer seconds than the job's $held"
 training "${arguments[@]}"
 program sbatch "submit from a machine of the cluster"
 PYTHON=${PYTHON:-$(command -v python || command -v python3 || echo python)}
+understood "$PYTHON" "${arguments[@]}"
 
 flags=(
     --job-name="${JOB:-lmx}" --nodes="$NODES" --ntasks-per-node="$TASKS" --time="$TIME"

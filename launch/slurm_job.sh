@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
 # What slurm.sh submits; Slurm runs it on the job's first node: slurm_job.sh GRACE PYTHON [options of lmx train]
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    sed -n '2s/^# //p' "$0"
+    exit 0
+elif (($# < 2)) || [[ -z ${SLURM_JOB_ID:-} ]]; then
+    echo "slurm_job.sh: expected GRACE, PYTHON and a job of Slurm around it; submit one with launch/slurm.sh" >&2
+    exit 2
+fi
 grace=$1 python=$2
 shift 2
 
@@ -22,6 +29,7 @@ if ((code == 75)) && ((${SLURM_JOB_END_TIME:-0} > 0 && $(date +%s) > SLURM_JOB_E
     echo "time is up; the run is saved and queued again"
     scontrol requeue "$SLURM_JOB_ID"
 elif ((code == 75)) && [[ -z ${SLURM_JOB_END_TIME:-} ]]; then
-    echo "the run is saved; this Slurm does not say when the job's time is up, so that it is not queued again: submit it again"
+    echo "the run is saved; this Slurm does not say when the job's time is up, so that it is not queued again:" \
+        "submit it again"
 fi
 exit "$code"

@@ -16,10 +16,11 @@
 # TOPOLOGY   the slice, such as v5e:4x4
 # SHARE      an NFS export, HOST:/PATH (Filestore, say), mounted at /mnt/lmx on all machines: the workdir lies
 #            there, for a preempted slice takes its own disks along. Used by install and resume
-# SPOT       yes: cheaper, and may be taken away
+# SPOT       yes: cheaper, and may be taken away; default: no
 # RUNTIME    the machines' software; default: what Google names for the chip
 # LOGS       where logs go; default: NAME-logs
 # POLL       seconds between two looks while waiting; default: 30
+# PYTHON     a Python of this machine, to read the config with where it has lmx, for run and resume; default: python
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -29,6 +30,7 @@ steps="create wait copy install run state logs stop resume delete"
 action=${arguments[0]:-}
 [[ " $steps " == *" ${action:-none} "* ]] || fail "${action:-nothing} asked; expected one of: $steps"
 arguments=("${arguments[@]:1}")
+case $action in run | resume) ;; *) alone "$action" "${arguments[@]}" ;; esac
 
 wanted=(
     NAME "a name for the slice" lmx-v5e
@@ -40,13 +42,29 @@ case $action in install | resume) wanted+=(SHARE "an NFS export for the workdir"
 need "${wanted[@]}"
 POLL=${POLL:-30} LOGS=${LOGS:-$NAME-logs}
 whole POLL 1
-case $action in run | resume) training "${arguments[@]}" ;; esac
-[[ -z ${TOPOLOGY:-} ]] || slice "$TOPOLOGY"
+named 63
+[[ $ZONE =~ ^[a-z]+(-[a-z]+)+[0-9]+-[a-z][a-z0-9]*$ ]] || fail "ZONE=$ZONE: expected a zone, such as us-west4-a"
+case $action in
+    create | resume)
+        [[ ${SPOT:-no} =~ ^(yes|no)$ ]] || fail "SPOT=$SPOT: expected yes or no"
+        slice "$TOPOLOGY"
+        ;;&
+    install | resume) [[ $SHARE =~ ^[^/[:space:]]+:/([^/]|$) ]] || fail "SHARE=$SHARE: expected HOST:/PATH" ;;&
+    run | resume)
+        training "${arguments[@]}"
+        lasting /mnt/lmx "${arguments[@]}"
+        # Names are those of the code that `copy` copies; a file's path is the machines', and not known here.
+        [[ $(value --config "${arguments[@]}") == *.py ]] ||
+            (cd "$root" && understood "${PYTHON:-python}" "${arguments[@]}")
+        ;;
+esac
 program gcloud "install the Google Cloud CLI and log in"
 
 place=(--project="$PROJECT" --zone="$ZONE")
 queue=(gcloud compute tpus queued-resources)
 vm=(gcloud compute tpus tpu-vm)
+
+look=("${queue[@]}" describe "$NAME" "${place[@]}" --format='value(state.state)')
 
 on_all() { # COMMAND [FLAG...]: run it on all machines of the slice
     local command=$1
@@ -54,9 +72,7 @@ on_all() { # COMMAND [FLAG...]: run it on all machines of the slice
     run "${vm[@]}" ssh "$NAME" "${place[@]}" --worker=all --command="$command" "$@"
 }
 
-found() { # print the state of the queued resource, or nothing
-    "${queue[@]}" describe "$NAME" "${place[@]}" --format='value(state.state)' || true
-}
+found() { "${look[@]}" || true; } # print the state of the queued resource, or nothing
 
 create() {
     local kind=$chip-$chips runtime=v2-alpha-tpu$chip flags=()
@@ -72,7 +88,7 @@ create() {
 
 wait_for() { # until the slice is there
     local now before=""
-    say "+ $(printf '%q ' "${queue[@]}") describe $NAME, every $POLL s, until it is ACTIVE"
+    say "+ $(printf '%q ' "${look[@]}")# every $POLL s, until it is ACTIVE"
     [[ -z $dry_run ]] || return 0
     while now=$(found) && [[ $now != ACTIVE ]]; do
         case $now in

@@ -2,12 +2,15 @@
 # What tpu_vm.sh runs on each machine of a slice:
 #
 #   worker.sh install SHARE | start [options of lmx train] | stop | state | log
+#
+# install   lmx, and the disk SHARE at /mnt/lmx       start     lmx train, so that it outlives this connection
+# stop      let it finish its step and save           state     running, ended with which code, or not started
+# log       all that it has said
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 state=${LMX_STATE:-$HOME/lmx-state} # pid, code and log of the run
 venv=${LMX_VENV:-$HOME/lmx-venv}
 mount=/mnt/lmx
-mkdir -p "$state"
 
 alive() { [[ -s $state/pid ]] && kill -0 "$(<"$state/pid")" 2>/dev/null; }
 
@@ -30,6 +33,7 @@ start() { # ARGUMENTS of lmx train: start it so that it outlives this connection
         echo "a run is under way here (pid $(<"$state/pid"))" >&2
         exit 1
     fi
+    mkdir -p "$state"
     rm -f "$state/code" "$state/pid"
     # nohup: at shutdown a session's processes get SIGTERM and at once SIGHUP, and the second signal would end
     # lmx before it has saved.
@@ -75,13 +79,13 @@ state() { # say how the run stands
 log() { cat "$state/log"; }
 
 action=${1:-}
-case $action in
-    install | start | stop | state | log | watch)
-        shift
-        "$action" "$@"
-        ;;
+shift || true
+case $action-$# in
+    -h-* | --help-*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+    install-1 | start-[1-9]* | watch-[1-9]* | stop-0 | state-0 | log-0) "$action" "$@" ;;
     *)
-        echo "worker.sh: ${action:-nothing} asked; expected install, start, stop, state or log" >&2
+        echo "worker.sh: ${action:-nothing}${*:+ $*} asked; expected install SHARE, start OPTIONS, stop," \
+            "state or log" >&2
         exit 2
         ;;
 esac

@@ -57,6 +57,36 @@ def test_what_is_missing_and_a_dry_run(desk: Desk) -> None:
     assert desk.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("2", 120), ("08:09", 540), ("2:00:00", 7200), ("1-2", 93_600), ("1-02:03", 93_780),
+        ("0-0:0:61", 120), ("0", None), ("UNLIMITED", None), ("infinite", None),
+    ],
+)  # fmt: skip
+def test_the_time_is_read_as_sbatch_reads_it(time: str, seconds: int | None, desk: Desk) -> None:
+    """Told by the longest GRACE that fits into it; seconds count as whole minutes, and 0 is no end."""
+    asked = {"NODES": "1", "TIME": time}
+    most = 999_999 if seconds is None else seconds - 1
+    done = desk.run("slurm.sh", *TRAIN, **asked, GRACE=str(most))
+    assert done.returncode == 0, done.stderr
+    assert {f"--time={time}", f"--signal=TERM@{most}"} <= set(desk.calls("sbatch")[0])
+    if seconds is not None:
+        done = desk.run("slurm.sh", *TRAIN, **asked, GRACE=str(seconds))
+        assert done.returncode == 2
+        assert f"GRACE={seconds}, TIME={time}: expected fewer seconds than the job's {seconds}" in done.stderr
+
+
+@pytest.mark.parametrize("time", ["soon", "2h", "1:2:3:4", "1-", "-1", ":30", "1-2-3", "1.5"])
+def test_no_time(time: str, desk: Desk) -> None:
+    done = desk.run("slurm.sh", *TRAIN, NODES="1", TIME=time)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"slurm.sh: TIME={time}: expected minutes, [hours:]minutes:seconds, days-hours"
+    )
+    assert desk.calls() == []
+
+
 def job(desk: Desk, python: str, **variables: str) -> dict[str, str]:
     """Set the job's world up, and return its variables."""
     desk.fake("scontrol", '[[ $1 == show ]] && printf "n03\\nn04\\n"; exit 0')

@@ -11,7 +11,7 @@ import pytest
 from .conftest import Desk, wait_until
 
 TRAIN = ("--config", "quickstart", "--workdir", "/mnt/lmx/a b")
-PLACE = {"NAME": "mine", "PROJECT": "ours", "ZONE": "z1"}
+PLACE = {"NAME": "mine", "PROJECT": "ours", "ZONE": "us-west4-a"}
 ASKED = {**PLACE, "TOPOLOGY": "v5e:4x4", "SHARE": "10.0.0.2:/runs"}
 QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 VM = ["gcloud", "compute", "tpus", "tpu-vm"]
@@ -58,8 +58,8 @@ def steps(desk: Desk) -> list[str]:
 def test_create(topology: str, kind: str, runtime: str, told: str, desk: Desk) -> None:
     done = desk.run("tpu_vm.sh", "create", **PLACE, TOPOLOGY=topology, SPOT="yes")
     assert done.returncode == 0, done.stderr
-    assert f"{told}, spot=yes, in z1" in done.stderr
-    place = ["--project=ours", "--zone=z1"]
+    assert f"{told}, spot=yes, in us-west4-a" in done.stderr
+    place = ["--project=ours", "--zone=us-west4-a"]
     flags = ["--node-id=mine", f"--accelerator-type={kind}", f"--runtime-version={runtime}", "--spot"]
     assert desk.calls() == [[*QUEUE, "create", "mine", *place, *flags]]
 
@@ -77,7 +77,7 @@ def test_wait(desk: Desk) -> None:
     assert done.returncode == 2
     assert "mine is SUSPENDED; go on with: launch/tpu_vm.sh resume" in done.stderr
     done = desk.run("tpu_vm.sh", "wait", **PLACE, **world(desk, ""))
-    assert "no queued resource mine in z1" in done.stderr
+    assert "no queued resource mine in us-west4-a" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,54 @@ def test_what_is_missing_and_a_dry_run(desk: Desk) -> None:
     assert "16 chips of v5e (v5e:4x4) on 4 machines" in done.stderr
     for step in ("create", "wait", "copy", "install", "logs", "stop", "state", "delete"):
         assert desk.run("tpu_vm.sh", step, "--dry-run", **ASKED).returncode == 0
+    looks = "gcloud compute tpus queued-resources describe mine --project=ours --zone=us-west4-a"
+    assert f"+ {looks} --format=value\\(state.state\\) # every 30 s, until it is ACTIVE\n" in done.stderr
     assert desk.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("action", "changed", "told"),
+    [
+        ("create", {"SPOT": "maybe"}, "SPOT=maybe: expected yes or no"),
+        ("resume", {"SHARE": "/runs"}, "SHARE=/runs: expected HOST:/PATH"),
+        ("install", {"SHARE": "10.0.0.2:runs"}, "SHARE=10.0.0.2:runs: expected HOST:/PATH"),
+        ("install", {"SHARE": "gs://runs"}, "SHARE=gs://runs: expected HOST:/PATH"),
+        ("wait", {"ZONE": "us-west4"}, "ZONE=us-west4: expected a zone, such as us-west4-a"),
+        ("create", {"NAME": "My_slice"}, "NAME=My_slice: expected small letters, digits and -, at most 63"),
+        ("create", {"NAME": "a" * 64}, "expected small letters"),
+        ("create", {"NAME": "mine-"}, "expected small letters"),
+        ("create", {"NAME": "4x4"}, "expected small letters"),
+    ],
+)
+def test_values_that_cannot_be(action: str, changed: dict[str, str], told: str, desk: Desk) -> None:
+    words = TRAIN if action == "resume" else ()
+    done = desk.run("tpu_vm.sh", action, *words, **{**ASKED, **changed})
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert desk.calls() == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"SPOT": "no"},
+        {"SPOT": ""},
+        {"ZONE": "northamerica-northeast1-b"},
+        {"ZONE": "us-central1-ai1a"},
+        {"NAME": "a" * 63},
+    ],
+)
+def test_values_that_can_be(changed: dict[str, str], desk: Desk) -> None:
+    done = desk.run("tpu_vm.sh", "create", **{**ASKED, **changed})
+    assert done.returncode == 0, done.stderr
+    assert "--spot" not in desk.calls("gcloud")[0]
+
+
+def test_what_a_step_does_not_need_cannot_stop_it(desk: Desk) -> None:
+    """Least of all to give back what is paid for."""
+    wrong = {"TOPOLOGY": "v5e:3x3", "SHARE": "none", "SPOT": "maybe"}
+    assert desk.run("tpu_vm.sh", "delete", **PLACE, **wrong).returncode == 0
+    assert desk.calls("gcloud")[0][4] == "delete"
 
 
 def test_logs_and_delete(desk: Desk) -> None:
