@@ -55,6 +55,11 @@ def test_ci_runs_shellcheck_on_all_of_them() -> None:
     assert re.search(r"^stage \"shellcheck\" shell_scripts$", text, re.MULTILINE)
 
 
+def test_no_line_is_long() -> None:
+    for path in [*SCRIPTS, CHECKOUT / "docs" / "launch.md"]:
+        assert [line for line in path.read_text("utf-8").splitlines() if len(line) > 120] == [], path.name
+
+
 def run(script: Path, *words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([script, *words], env=env, capture_output=True, text=True, timeout=30)
 
@@ -133,7 +138,9 @@ def test_skypilots_file_is_whole() -> None:
     assert chips.parsed(told[2]).chips == int(told[1]) == int(accelerator.removeprefix("tpu-v5litepod-"))
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     assert task["envs"].keys() == set(re.findall(r"\"\$(\w+)\"", task["run"])) == {"CONFIG", "WORKDIR"}
-    assert task["envs"]["WORKDIR"].startswith(next(iter(task["file_mounts"])))
+    ((folder, bucket),) = task["file_mounts"].items()
+    assert task["envs"]["WORKDIR"].startswith(folder)
+    assert f"`{bucket['source']}`" in text.partition("\nname:")[0], "the head says what to write for it"
     for name in ("setup", "run"):
         done = subprocess.run(["bash", "-n"], input=task[name], text=True, capture_output=True, timeout=10)
         assert done.returncode == 0, done.stderr
