@@ -30,8 +30,10 @@ def start(*, alike: bool = False) -> None:
     processes.join()
     try:
         jax.devices()
-    except RuntimeError as error:
-        raise UserError(f"JAX cannot start ({one_line(error)}); is JAX_PLATFORMS right?") from error
+    except (RuntimeError, AssertionError) as error:  # the latter where no device of JAX_PLATFORMS is there
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        told = one_line(error) if str(error) else f"no device of JAX_PLATFORMS={platforms} is here"
+        raise UserError(f"JAX cannot start ({told}); is JAX_PLATFORMS right?") from error
     if not processes.first():
         log.silence()
     stop.begun()

@@ -53,21 +53,29 @@ def dense(x: Array, kernel: Array, bias: Array, names: Names = ()) -> Array:
     return checkpoint_name(y.reshape(*x.shape[:-1], kernel.shape[-1]), PRODUCT)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x: Array, kernel: Array, names: Names) -> Array:
-    """(N, I), (I, O) -> (N, O), in f32 at least: `dense` without a bias."""
-    return _product(x, layout.gathered(kernel.astype(x.dtype), names), ((1,), (0,)))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(x: Array, kernel: Array, names: Names, inner: int = 0) -> Array:
+    """(N, I), (I, O) -> (N, O), in f32 at least: `dense` without a bias.
+
+    inner: the kernel's axis that is contracted; 1 for one of (O, I), such as a table of embeddings. Its
+    gradient then adds up with that of the rows that were looked up before devices exchange either, which a
+    transposed one would not.
+    """
+    return _product(x, layout.gathered(kernel.astype(x.dtype), names), ((1,), (inner,)))
 
 
-def _product_forward(x: Array, kernel: Array, names: Names) -> tuple[Array, tuple[Array, Array]]:
-    return product(x, kernel, names), (x, kernel)
+def _product_forward(x: Array, kernel: Array, names: Names, inner: int) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, names, inner), (x, kernel)
 
 
-def _product_backward(names: Names, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
+def _product_backward(
+    names: Names, inner: int, residuals: tuple[Array, Array], d_y: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
     whole, d_y = layout.gathered(kernel.astype(x.dtype), names), d_y.astype(x.dtype)
-    d_kernel = _product(x, d_y, ((0,), (0,))).astype(kernel.dtype)
-    return _product(d_y, whole, ((1,), (1,))).astype(x.dtype), layout.scattered(d_kernel, names)
+    sides = (d_y, x) if inner else (x, d_y)
+    d_kernel = _product(*sides, ((0,), (0,))).astype(kernel.dtype)
+    return _product(d_y, whole, ((1,), (1 - inner,))).astype(x.dtype), layout.scattered(d_kernel, names)
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -85,6 +85,14 @@ def dense(params: Params, x: Array) -> Array:
     return functions.dense(x, head["kernel"], bias)
 
 
+def over_vocabulary(params: Params, flat: Array) -> Array:
+    """(N, D) -> (N, V), in f32 at least: by the head's own matrix, or the tied token embeddings."""
+    own = params.get("head", {})
+    if "kernel" in own:
+        return functions.product(flat, own["kernel"], ("width", "vocab"))
+    return functions.product(flat, params["embed"]["token"]["embedding"], ("vocab", "width"), 1)
+
+
 def side_by_side(body: Model, what: str) -> Model:
     """Return the body for batches whose rows hold N texts each, arrays (B, N, T): it sees B x N rows.
 

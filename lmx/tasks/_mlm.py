@@ -67,9 +67,8 @@ def predict(params: Params, hidden: Array, config: Encoder) -> Array:
     flat = functions.layer_norm(
         x.reshape(-1, x.shape[-1]), head["norm"]["scale"], head["norm"]["bias"], config.norm_epsilon
     )
-    kernel = head["kernel"] if "kernel" in head else params["embed"]["token"]["embedding"].T
-    logits = functions.product(flat, kernel, ("width", "vocab")) + head["bias"][None, :]
-    return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])
+    logits = _heads.over_vocabulary(params, flat) + head["bias"][None, :]
+    return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
 
 
 def outputs(params: Params, hidden: Array, batch: Batch, config: Encoder) -> Outputs:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from lmx.core import functions
 from lmx.core.hf_table import Entry, HeadTable
 from lmx.core.types import IGNORED, Array, Batch, Model, Objective, Outputs, Params, Sums
 from lmx.tasks import _heads
@@ -64,10 +63,8 @@ def attach(body: Model, config: Decoder) -> Model:
 
 def project(params: Params, hidden: Array) -> Array:
     """(B, T, D) -> logits (B, T, V), from the head's matrix or the tied embeddings."""
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    kernel = params["head"]["kernel"] if "head" in params else params["embed"]["token"]["embedding"].T
-    logits = functions.product(flat, kernel, ("width", "vocab"))
-    return logits.reshape(*hidden.shape[:-1], kernel.shape[-1])
+    logits = _heads.over_vocabulary(params, hidden.reshape(-1, hidden.shape[-1]))
+    return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
 
 
 def encode(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -116,6 +116,19 @@ def test_a_refused_start_binds_nobody(train: Train, tmp_path: Path, capsys: Any)
     assert train(tmp_path / "run", total="1 steps") == 0
 
 
+@pytest.mark.parametrize(
+    ("platform", "told"),
+    [("cuda", "no device of JAX_PLATFORMS=cuda is here"), ("nope", "Unable to initialize backend 'nope'")],
+)
+def test_devices_that_are_not_there(platform: str, told: str, run_lmx: Any, tmp_path: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU here")
+    words = ["train", "--config", "quickstart", "--workdir", str(tmp_path / "run")]
+    done = run_lmx(*words, check=False, env={"JAX_PLATFORMS": platform})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"lmx train: JAX cannot start ({told}") and done.stderr.count("\n") == 1
+
+
 def test_keys_that_no_base_has(tmp_path: Path, capsys: Any) -> None:
     """A config file may set anything; what nothing reads is refused before the folder is made."""
     head = "from lmx.core.config import inherit\n\n\ndef get_config():\n    c = inherit('base')\n    "
