@@ -62,9 +62,16 @@ def test_the_shelf_is_whole() -> None:
     assert set(names("lmx.models")) == set(HEADS)
 
 
+WAYS = [
+    pytest.param(layers, remat, marks=[pytest.mark.slow] if (layers, remat) == ("scanned", "dots") else [])
+    for layers in execution.LAYERS
+    for remat in execution.REMAT
+    if (layers, remat) != ("unrolled", "none")  # the plain way itself
+]
+
+
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("remat", execution.REMAT)
-@pytest.mark.parametrize("layers", execution.LAYERS)
+@pytest.mark.parametrize(("layers", "remat"), WAYS)
 def test_remat_and_scan_change_nothing(name: str, remat: str, layers: str) -> None:
     fields = {"scale_attention_by_layer": True} if name == "gpt2" else {"pooler": False}
     _, objective, params, batch = made(name, **fields)

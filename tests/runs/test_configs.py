@@ -28,7 +28,9 @@ def pretraining() -> Iterator[str]:
 
 
 # The sizes are gpt2 but for numbers that a test of any speed replaces; CI runs the quickstart from a wheel.
-SLOW = ("gpt2_medium", "gpt2_large", "gpt2_xl", "quickstart")
+# Other tests of runs go by pretrain/from_text, and tests of the mixture by a config of their own.
+SLOW = ("gpt2_medium", "gpt2_large", "gpt2_xl", "quickstart", "small_mix", "from_text")
+FINE_SLOW = ("multi", "banking77", "rte", "stsb_cosine")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,14 @@ def test_each_config_of_fine_tuning_has_tiny_data() -> None:
     assert set(DATA) == set(finetuning()), "add a few rows of the config's own format to DATA in this file"
 
 
-@pytest.mark.parametrize("name", [name for name in finetuning() if name in DATA])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in FINE_SLOW else [])
+        for name in finetuning()
+        if name in DATA
+    ],
+)
 def test_a_config_of_fine_tuning_runs(name: str, tiny_starts: dict[str, Path], tmp_path: Path) -> None:
     shipped = config.load(f"finetune/{name}")
     parts = shipped.get("tasks", {"": shipped})  # a run on several tasks holds out a part of each

@@ -25,7 +25,11 @@ def losses(workdir: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize(
     ("step", "number"),
-    [(1, signal.SIGTERM), pytest.param(5, signal.SIGINT, marks=pytest.mark.smoke), (8, signal.SIGHUP)],
+    [
+        (1, signal.SIGTERM),
+        pytest.param(5, signal.SIGINT, marks=pytest.mark.smoke),
+        pytest.param(8, signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     train: Train,

@@ -114,6 +114,7 @@ def test_done_seeds_are_left_alone_and_more_may_follow(
     assert main(seeded(start, data, spread)) == 0  # for the other tests
 
 
+@pytest.mark.slow
 def test_stopped_seeds_go_on_to_the_same_bits(
     spread: Path, start: Path, data: Path, tmp_path: Path, signal_at: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +133,7 @@ def test_stopped_seeds_go_on_to_the_same_bits(
         assert digest(folder / f"seed-{seed}") == digest(spread / f"seed-{seed}")
 
 
+@pytest.mark.slow
 def test_a_text_is_split_and_prepared_once(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
