@@ -387,6 +387,22 @@ def test_the_command(
     assert "--config.mesh.fsdp changes a config; name it" in capsys.readouterr().err
 
 
+def test_a_config_is_held_against_the_devices_of_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of four devices each, whatever this one has; a child asks as `lmx train` would."""
+    real, four = _asked.asked, {**CPU, "count": 4}
+    monkeypatch.setattr(
+        _asked, "asked", lambda *words, cpu: four if words[0] == "devices" else real(*words, cpu=cpu)
+    )
+    for name, value in (("PROCESSES", "2"), ("PROCESS", "1"), ("COORDINATOR", "there:1")):
+        monkeypatch.setenv(f"LMX_{name}", value)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    changes = {"mesh.fsdp": "8", "mesh.data": "1"}
+    found = {finding.subject: finding for finding in doctor.examine("quickstart", changes, str(tmp_path))}
+    expect(found["config"], OK, "1,071,872 parameters")
+
+
 def test_a_tpu_that_is_taken_is_left_alone(
     answers: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
