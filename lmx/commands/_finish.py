@@ -49,8 +49,7 @@ def opening(session: Session, made: int) -> str:
     there = f"resuming at step {made} of {session.total}" if made else f"{session.total} steps"
     return (
         f"{fields['name']}: {count:,} parameters, {fields['layers']} layers, width {fields['width']}; "
-        f"{there} of "
-        f"{session.feed.per_step:,} {session.feed.unit} on {session.mesh.size} "
+        f"{there}, {session.feed.per_step:,} {session.feed.unit} each, on {session.mesh.size} "
         f"device{'s' * (session.mesh.size > 1)}{mesh_.idle(jax.device_count() - session.mesh.size)}"
     )
 
