@@ -36,8 +36,6 @@ case $action in
 esac
 need "${wanted[@]}"
 NAMESPACE=${NAMESPACE:-default} RESTARTS=${RESTARTS:-3} GRACE=${GRACE:-120}
-whole RESTARTS 0
-whole GRACE 1
 named 40
 [[ $action == render ]] || program kubectl "install it and point it at the cluster"
 
@@ -63,6 +61,8 @@ case $action in
     render | apply)
         training "${arguments[@]}"
         lasting /runs "${arguments[@]}"
+        whole RESTARTS 0
+        whole GRACE 1
         slice "$TOPOLOGY"
         say "$cost, $(counted "$hosts" pod), namespace $NAMESPACE, until the run ends"
         ;;&

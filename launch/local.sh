@@ -32,7 +32,8 @@ whole GRACE 0
     fail "GPUS=$GPUS, DEVICES=$DEVICES: expected one of them; DEVICES are simulated on the CPU"
 gpus=()
 if [[ -n ${GPUS:-} ]]; then
-    given=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((PROCESSES * GPUS - 1)))}
+    [[ ${JAX_PLATFORMS:-} != cpu ]] || fail "GPUS=$GPUS, JAX_PLATFORMS=cpu: expected one of them; unset the other"
+    given=${CUDA_VISIBLE_DEVICES-$(seq -s, 0 $((PROCESSES * GPUS - 1)))}
     IFS=, read -r -a gpus <<<"$given"
     ((${#gpus[@]} >= PROCESSES * GPUS)) ||
         fail "PROCESSES=$PROCESSES, GPUS=$GPUS: CUDA_VISIBLE_DEVICES=$given has fewer than $((PROCESSES * GPUS))"

@@ -43,6 +43,7 @@ whole GPUS 0
 [[ -z ${CPUS:-} ]] || whole CPUS 1
 ((GPUS % TASKS == 0)) || fail "GPUS=$GPUS, TASKS=$TASKS: expected GPUs of a node that divide over its processes"
 held=$(seconds)
+((GRACE <= 65535)) || fail "GRACE=$GRACE: expected at most 65535, which is all that sbatch takes"
 ((held == 0 || GRACE < held)) || fail "GRACE=$GRACE, TIME=$TIME: expected fewer seconds than the job's $held"
 training "${arguments[@]}"
 program sbatch "submit from a machine of the cluster"

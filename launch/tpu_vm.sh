@@ -41,7 +41,6 @@ case $action in create | resume) wanted+=(TOPOLOGY "the slice" v5e:4x4) ;; esac
 case $action in install | resume) wanted+=(SHARE "an NFS export for the workdir" 10.0.0.2:/runs) ;; esac
 need "${wanted[@]}"
 POLL=${POLL:-30} LOGS=${LOGS:-$NAME-logs}
-whole POLL 1
 named 63
 [[ $ZONE =~ ^[a-z]+(-[a-z]+)+[0-9]+-[a-z][a-z0-9]*$ ]] || fail "ZONE=$ZONE: expected a zone, such as us-west4-a"
 case $action in
@@ -49,6 +48,7 @@ case $action in
         [[ ${SPOT:-no} =~ ^(yes|no)$ ]] || fail "SPOT=$SPOT: expected yes or no"
         slice "$TOPOLOGY"
         ;;&
+    wait | resume) whole POLL 1 ;;&
     install | resume) [[ $SHARE =~ ^[^/[:space:]]+:/([^/]|$) ]] || fail "SHARE=$SHARE: expected HOST:/PATH" ;;&
     run | resume)
         training "${arguments[@]}"

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmx.commands._platform import no_devices
 from lmx.core.errors import UserError, one_line
 
 SECONDS = 120.0
@@ -56,8 +57,8 @@ def devices() -> dict[str, Any]:
 
     try:
         found = jax.local_devices()
-    except RuntimeError as error:
-        return {"error": one_line(error)}
+    except (RuntimeError, AssertionError) as error:
+        return {"error": no_devices(error)}
     first = found[0]
     memory = (first.memory_stats() or {}) if first.platform != "cpu" else {}
     return {
@@ -69,14 +70,14 @@ def devices() -> dict[str, Any]:
 
 
 def parameters(
-    reference: str, changes: Mapping[str, str], workdir: Path, *, platform: str | None
+    reference: str, changes: Mapping[str, str], workdir: Path, *, platform: str, counted: bool = True
 ) -> dict[str, Any]:
     """Return how many parameters a config's model has, by its shapes, or what it starts from; as "error",
-    what `lmx train` would refuse of it before it reads data. A start in the cloud is not asked for.
+    what `lmx train` would refuse of it before it reads data.
 
-    platform: JAX's name of the devices that are to train it, of which there must be as many here; None where
-    nobody knows how many there are: then the config is not checked. Errors: UserError for a config of no
-    known name, or one that cannot be built.
+    platform: JAX's name of the devices that are to train it, "" where nobody knows. counted: whether as many
+    are here; else the mesh is not checked. A start in the cloud is not asked for, nor what depends on it.
+    Errors: UserError for a config of no known name, or one that cannot be built.
     """
     from lmx.core import config as config_
 
@@ -84,19 +85,14 @@ def parameters(
     config_.override(config, dict(changes))
     config_.check(config_.plain(config))
     given = config_.expanded(config_.plain(config))
-    from lmx.commands import _build, _check, _check_examples
-    from lmx.core import execution
+    from lmx.commands import _build
 
-    remote, pretraining, found = "://" in str(given["start"]), config_.pretraining(given), {}
+    found = {}
     try:
-        with execution.on(execution.PLAIN, platform):
-            if platform is not None and not pretraining:
-                _check_examples.shared(given)
-            elif platform is not None and not remote:
-                _check.fields(given, workdir)
+        _check_as_train_does(given, workdir, platform, counted)
     except UserError as error:
         found = {"error": str(error)}
-    if not pretraining or "name" not in given["model"]:
+    if not config_.pretraining(given) or "name" not in given["model"]:
         return {**found, "start": str(given["start"])}
     if given["model"].get("vocab_size") is None:
         given["model"]["vocab_size"] = given["tokenizer"].get("size") or 50257
@@ -106,13 +102,35 @@ def parameters(
     return {**found, "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))}
 
 
+def _check_as_train_does(config: Mapping[str, Any], workdir: Path, platform: str, counted: bool) -> None:
+    from lmx.commands import _check, _check_examples
+    from lmx.core import config as config_
+    from lmx.core import execution
+
+    if not counted:
+        config = {**config, "mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
+    if not platform:
+        config = {**config, "execution": {**config["execution"], "attention": "auto"}}
+    remote = "://" in str(config["start"])
+    with execution.on(execution.PLAIN, platform or None):
+        if not config_.pretraining(config):
+            if remote:
+                _check_examples.shared(config)
+            else:
+                _check_examples.fields(config, workdir)
+        elif remote and "name" not in config["model"]:
+            _check.common(config)
+        else:
+            _check.fields({**config, "start": "scratch"} if remote else config, workdir)
+
+
 def _parameters(reference: str, changes: str, workdir: str, count: str, platform: str) -> dict[str, Any]:
     import jax
 
     if int(count):
         jax.config.update("jax_num_cpu_devices", int(count))
     return parameters(
-        reference, json.loads(changes), Path(workdir), platform=platform if int(count) else None
+        reference, json.loads(changes), Path(workdir), platform=platform, counted=int(count) > 0
     )
 
 

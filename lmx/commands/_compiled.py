@@ -172,19 +172,19 @@ def step(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]) -
     mesh = _build.mesh(config, there)
     made, state_, batch = step_of(config, mesh)
     rows, began = config["batch"]["size"] / mesh.size, time.monotonic()
-    told = partial(Compiled, rows, idle=len(there) - mesh.size)
+    cost_of = partial(Compiled, rows, idle=len(there) - mesh.size)
     needed, limit = layout.held(state_), slice_.chip.memory
     if limit is not None and needed > limit * (1 - RESERVED):  # no compiler is needed to know
-        return told(0.0, over=f"the state alone needs {_bytes(needed)} of a chip's {_bytes(limit)}")
+        return cost_of(0.0, over=f"the state alone needs {_bytes(needed)} of a chip's {_bytes(limit)}")
     try:
         compiled = made.func.lower(*made.args, state_, batch).compile()
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return told(time.monotonic() - began, over=_wanted(error))
+        return cost_of(time.monotonic() - began, over=_wanted(error))
     seconds, sizes = time.monotonic() - began, compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
-    return told(
+    return cost_of(
         seconds,
         arguments=sizes.argument_size_in_bytes,
         temporaries=sizes.temp_size_in_bytes + max(0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes),

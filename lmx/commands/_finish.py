@@ -117,13 +117,14 @@ def closing(session: Session, made: int, again: str) -> str:
         f"  {lmx} train --config pretrain/from_text --config.data.path=FILE_OR_FOLDER --workdir OTHER",
     ]
     told = ", ".join(f"{name} {float(value):.4f}" for name, value in figures.items())
+    remark = "; " if "   # " in again else "   # "
     return "\n".join(
         [
             f"step {step}: validation {told}",
             "made:",
             *(f"  {work / name}  {what}" for name, what in made_of.items() if (work / name).exists()),
             "next:",
-            f"  {again}   # the same again goes on after a stop; now it says: done already",
+            f"  {again}{remark}the same again goes on after a stop; now it says: done already",
             *(following if texts else [_usable(session, lmx, run + whose)]),
         ]
     )

@@ -19,7 +19,7 @@ def start(*, alike: bool = False) -> None:
     Errors: UserError where JAX finds no device.
     """
     from lmx.core import log, processes, stop
-    from lmx.core.errors import UserError, one_line
+    from lmx.core.errors import UserError
     from lmx.core.memory import tune_allocator
 
     tune_allocator(alike=alike)
@@ -30,13 +30,19 @@ def start(*, alike: bool = False) -> None:
     processes.join()
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where no device of JAX_PLATFORMS is there
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        told = one_line(error) if str(error) else f"no device of JAX_PLATFORMS={platforms} is here"
-        raise UserError(f"JAX cannot start ({told}); is JAX_PLATFORMS right?") from error
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"JAX cannot start ({no_devices(error)}); is JAX_PLATFORMS right?") from error
     if not processes.first():
         log.silence()
     stop.begun()
+
+
+def no_devices(error: BaseException) -> str:
+    """Return why JAX finds no device: it asserts, without a word, where none of JAX_PLATFORMS is there."""
+    from lmx.core.errors import one_line
+
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return one_line(error) if str(error) else f"no device of JAX_PLATFORMS={platforms} is here"
 
 
 def cache_folder() -> Path:

@@ -58,7 +58,7 @@ def examine(config: str | None, overrides: Mapping[str, str], workdir: str) -> I
         yield _health.checked(subject, check)
     size = _health.DEFAULT
     if config is not None:
-        size, finding = _sized(config, overrides, folder, answer)
+        size, finding = _sized(config, overrides, folder, {} if taken else answer)
         yield finding
     remote = "://" in workdir
     where = Path() if remote else folder
@@ -85,10 +85,10 @@ def _sized(
     devices: what `_asked.devices` answered; each process of the run is taken to have as many.
     """
     try:
-        processes = place.found().count  # 0 where only the cluster knows: then the mesh cannot be checked
+        processes = place.found().count  # 0 where only the cluster knows
     except UserError:
         processes = 1
-    count, platform = devices.get("count", 1) * processes, devices.get("backend", "cpu")
+    count, platform = devices.get("count", 0) * processes, devices.get("backend", "")
     words = (config, json.dumps(dict(overrides)), str(workdir), str(count), platform)
     answer: dict[str, Any] = _asked.asked("parameters", *words, cpu=True)
     size = _health.Size(answer["parameters"], config) if "parameters" in answer else _health.DEFAULT
@@ -97,4 +97,5 @@ def _sized(
     if "start" in answer:
         found = f"{config}: its model comes with {answer['start']}; memory and disk are those of GPT-2 124M"
         return size, Finding(_health.OK, "config", found)
-    return size, Finding(_health.OK, "config", f"{config}: {size.parameters:,} parameters")
+    more = "" if count else "; its mesh is not checked, for it is not known how many devices there will be"
+    return size, Finding(_health.OK, "config", f"{config}: {size.parameters:,} parameters{more}")

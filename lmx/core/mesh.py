@@ -65,7 +65,7 @@ def _nearest(fixed: int, count: int) -> list[int]:
 
 def idle(count: int) -> str:
     """Return what to say of so many devices beside the mesh's; nothing of none."""
-    return f" ({count} more {'is' if count == 1 else 'are'} idle; mesh.data=-1 takes all)" if count else ""
+    return f" ({count} more {'is' if count == 1 else 'are'} idle)" if count else ""
 
 
 def ways(mesh: Mesh) -> int:

@@ -59,10 +59,10 @@ def launched(program: str, words: str, environment: Mapping[str, str] = os.envir
 
     program, words: that of one process, `lmx train` and its options.
     """
-    if environment.get(COUNT, "").strip() in ("", "1"):
-        return f"{program} {words}"
     if launcher := environment.get(LAUNCHER):
         return f"{launcher} {words}"
+    if environment.get(COUNT, "").strip() in ("", "1"):
+        return f"{program} {words}"
     return f"{program} {words}   # in each of the run's processes"
 
 

@@ -23,7 +23,7 @@ SILENCE = 20
 WITHIN = 5.0
 """Seconds after which all processes learn that one was asked to stop, at the most and about."""
 
-LINGER = 2.0
+LINGER = 5.0
 """Seconds for which the first process outlives a mistake that the others found as well."""
 
 Found = TypeVar("Found")
@@ -79,7 +79,7 @@ def _wait_for(host: str, port: int, patience: int) -> None:
 
 def _initialize(where: str, patience: int, **options: Any) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    given_up = threading.Timer(patience, _give_up, (where, patience))
+    given_up = threading.Timer(patience, _give_up, (where, patience, not options))
     given_up.daemon = True
     given_up.start()
     try:  # JAX, whose patience is longer, would end this process by an abort
@@ -102,11 +102,11 @@ def _initialize(where: str, patience: int, **options: Any) -> None:
     _mind_sigterm()
 
 
-def _give_up(where: str, patience: int) -> None:
+def _give_up(where: str, patience: int, auto: bool) -> None:
     """End this process, whose main thread waits in JAX for good."""
     told = (
         f"lmx: cannot join the other processes by {where}: not all of them came within {patience} s "
-        f"({place.PATIENCE}); are all of them started, and is {place.COUNT} how many there are?\n"
+        f"({place.PATIENCE}); are all of them started, as many as {where if auto else place.COUNT} says?\n"
     )
     os.write(2, told.encode())
     os._exit(2)
@@ -116,8 +116,9 @@ def linger() -> None:
     """Let the others end by themselves, where all of them end by one mistake: they hang on the first, and
     each that outlives it aborts with the stack of JAX's library."""
     try:
-        mine = first()
-    except RuntimeError:  # JAX has no devices
+        here = place.found()
+        mine = here.index == 0 if here.count else first()
+    except (UserError, RuntimeError, AssertionError):  # the last two where JAX has no devices
         return
     if mine:
         time.sleep(LINGER)

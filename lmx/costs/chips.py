@@ -39,9 +39,9 @@ FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 SHAPES: Mapping[str, tuple[str, ...]] = {"v5e": FLAT, "v6e": FLAT}
 """The shapes in which slices come. The compiler takes others for granted, and aborts compiling for them.
-v5p's are left to it, but for MOST: the chips of the largest job."""
+v5p's are left to it, but for CHIPS_OF: the chips of the smallest and of the largest job."""
 
-MOST: Mapping[str, int] = {"v5p": 6144}
+CHIPS_OF: Mapping[str, tuple[int, int]] = {"v5p": (4, 6144)}
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ def parsed(name: str) -> Slice:
         )
     if shape not in SHAPES.get(kind, (shape,)):
         raise UserError(f"topology {name!r}: {kind} comes in the shapes {', '.join(SHAPES[kind])}")
-    if math.prod(sizes) > MOST.get(kind, math.prod(sizes)):
-        raise UserError(
-            f"topology {name!r} has {math.prod(sizes)} chips; slices of {kind} have {MOST[kind]} at most"
-        )
+    count = math.prod(sizes)
+    least, most = CHIPS_OF.get(kind, (1, count))
+    if not least <= count <= most:
+        told = f"{count} chip{'s' * (count > 1)}"
+        raise UserError(f"topology {name!r} has {told}; slices of {kind} have {least} to {most}")
     return Slice(CHIPS[kind], sizes)
 
 

@@ -102,6 +102,22 @@ def test_a_file_is_read_where_the_machines_see_it_too(desk: Desk) -> None:
     assert done.stderr.startswith("slurm.sh: lmx train: unknown config key 'toatl'")
 
 
+@pytest.mark.parametrize("line", ["os.environ['OF_THE_NODE']", "import of_the_node"])
+def test_a_file_may_need_what_only_the_machines_have(line: str, desk: Desk) -> None:
+    (desk.folder / "mine.py").write_text(f"import os\ndef get_config():\n    {line}\n")
+    done = desk.run("slurm.sh", "--workdir=a", "--config=mine.py", **SLURM, **READS)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_warning_hides_no_mistake(desk: Desk) -> None:
+    (desk.folder / "sitecustomize.py").write_text("import sys\nprint('a warning', file=sys.stderr)\n")
+    words = ("--workdir=a", "--config=quickstrat")
+    path = f"{desk.folder}:{CHECKOUT}"
+    done = desk.run("slurm.sh", *words, **SLURM, **{**READS, "PYTHONPATH": path})
+    assert done.returncode == 2
+    assert "no config 'quickstrat'" in done.stderr
+
+
 @pytest.mark.parametrize(
     "python", ["nowhere/python", "/bin/false", "/bin/cat"], ids=["none", "without lmx", "no Python"]
 )

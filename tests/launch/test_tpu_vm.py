@@ -163,7 +163,7 @@ def test_values_that_can_be(changed: dict[str, str], desk: Desk) -> None:
 
 def test_what_a_step_does_not_need_cannot_stop_it(desk: Desk) -> None:
     """Least of all to give back what is paid for."""
-    wrong = {"TOPOLOGY": "v5e:3x3", "SHARE": "none", "SPOT": "maybe"}
+    wrong = {"TOPOLOGY": "v5e:3x3", "SHARE": "none", "SPOT": "maybe", "POLL": "abc"}
     assert desk.run("tpu_vm.sh", "delete", **PLACE, **wrong).returncode == 0
     assert desk.calls("gcloud")[0][4] == "delete"
 

@@ -70,7 +70,7 @@ def test_an_evaluation_is_told_with_its_step(train: Any, tmp_path: Path, capsys:
     assert train(tmp_path / "run", **changes) == 0
     said = capsys.readouterr().err
     assert "step 2/4  (evaluating)" in said
-    assert "on 1 device (7 more are idle; mesh.data=-1 takes all)" in said
+    assert "on 1 device (7 more are idle)" in said
 
 
 @pytest.mark.smoke

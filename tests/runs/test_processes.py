@@ -26,7 +26,14 @@ LONG = {"log": "1 steps", "evaluate": "25 steps", "save": "10 steps", "optim.rat
 class Started:
     """`python -m lmx train` in some processes that make one run; what each says goes to a file."""
 
-    def __init__(self, words: list[str], environment: Mapping[str, str], folder: Path, count: int) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        count: int,
+        program: tuple[str, ...] = ("-m", "lmx"),
+    ) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
@@ -37,7 +44,7 @@ class Started:
             with file.open("w") as out:
                 self.all.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "lmx", *words],
+                        [sys.executable, *program, *words],
                         env={
                             **environment,
                             **(own if count > 1 else {}),
@@ -67,11 +74,18 @@ class Started:
 
 
 def start(
-    text: Path, rows: Path, environment: Mapping[str, str], workdir: Path, count: int, **changes: str
+    text: Path,
+    rows: Path,
+    environment: Mapping[str, str],
+    workdir: Path,
+    count: int,
+    program: tuple[str, ...] = ("-m", "lmx"),
+    **changes: str,
 ) -> Started:
     workdir.parent.mkdir(exist_ok=True)
     words = ["train", "--config", "pretrain/from_text", "--workdir", str(workdir)]
-    return Started([*words, *options(text, rows, **{**LONG, **changes})], environment, workdir.parent, count)
+    words += options(text, rows, **{**LONG, **changes})
+    return Started(words, environment, workdir.parent, count, program)
 
 
 def losses(workdir: Path) -> dict[int, float]:
@@ -129,15 +143,44 @@ def test_a_signal_to_one_of_two_saves_and_the_same_command_goes_on(
     assert "resuming at step" in again.said[0].read_text()
 
 
+LATE = """
+import os, sys, time
+from lmx.commands import _build
+plain = _build.mesh
+def late(*given):
+    time.sleep(2.0 * (os.environ["LMX_PROCESS"] == "1"))
+    return plain(*given)
+_build.mesh = late
+from lmx.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""lmx, of which the second process finds its mistake two seconds after the first."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "told"),
+    [
+        ({"mesh.fsdp": "3"}, {}, "does not fit 8 devices"),
+        ({}, {"JAX_PLATFORMS": "cuda"}, "JAX cannot start (no device of JAX_PLATFORMS=cuda is here)"),
+    ],
+)
 def test_a_mistake_is_told_by_each_process_and_no_stack(
-    text: Path, rows: Path, tmp_path: Path, lmx_environment: dict[str, str]
+    changes: dict[str, str],
+    own: dict[str, str],
+    told: str,
+    text: Path,
+    rows: Path,
+    tmp_path: Path,
+    lmx_environment: dict[str, str],
 ) -> None:
     """The first process holds what the others hang on: it ends last."""
-    made = start(text, rows, lmx_environment, tmp_path / "run", 2, **{"mesh.fsdp": "3"})
+    if own and Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU here")
+    made = start(text, rows, lmx_environment | own, tmp_path / "run", 2, ("-c", LATE), **changes)
     assert made.codes() == [2, 2], made.told()
     for file in made.said:
-        told = file.read_text()
-        assert "does not fit 8 devices" in told and told.count("\n") == 2, told
+        said = file.read_text()
+        assert told in said and said.count("\n") == 2, said
 
 
 def test_others_that_never_come(run_lmx: object, tmp_path: Path) -> None:

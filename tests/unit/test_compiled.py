@@ -77,7 +77,7 @@ def test_a_step_is_compiled_for_eight_devices(capsys: Any) -> None:
 def test_chips_that_a_mesh_leaves_idle_are_told(capsys: Any) -> None:
     assert main(["compile", *EIGHT, *TINY, "--config.mesh.data=2", "--config.batch.size=4"]) == 0
     told = capsys.readouterr().out
-    assert "cpu:8: 2 chips, 2 rows each (6 more are idle; mesh.data=-1 takes all); compiled in" in told
+    assert "cpu:8: 2 chips, 2 rows each (6 more are idle); compiled in" in told
 
 
 def test_an_encoders_hidden_places_alone_count_for_the_vocabulary(capsys: Any) -> None:

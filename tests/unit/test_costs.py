@@ -162,7 +162,8 @@ def test_bounds_by_hand() -> None:
         ("cpu:two", "expected the chips along each dimension"),
         ("v5e:32x32", "v5e comes in the shapes 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
         ("v6e:3x7", "v6e comes in the shapes 1x1, 2x2"),
-        ("v5p:32x32x32", "has 32768 chips; slices of v5p have 6144 at most"),
+        ("v5p:32x32x32", "has 32768 chips; slices of v5p have 4 to 6144"),
+        ("v5p:1x1x1", "has 1 chip; slices of v5p have 4 to 6144"),
     ],
 )
 def test_a_slice_that_is_none(name: str, told: str) -> None:

@@ -292,14 +292,14 @@ def test_a_child_that_crashes_hangs_or_babbles_is_told(monkeypatch: pytest.Monke
 
 
 def test_parameters(tmp_path: Path) -> None:
-    def asked(name: str, changes: dict[str, str], platform: str | None = "cpu") -> dict[str, Any]:
-        return _asked.parameters(name, changes, tmp_path, platform=platform)
+    def asked(name: str, changes: dict[str, str]) -> dict[str, Any]:
+        return _asked.parameters(name, changes, tmp_path, platform="cpu")
 
     # V D + T D + L (12 D^2 + 13 D) + 2 D with V=2048, D=128, T=128, L=4
     assert asked("quickstart", {}) == {"parameters": 1_071_872}
     half = 2048 * 128 + 128 * 128 + 2 * (12 * 128**2 + 13 * 128) + 2 * 128
     assert asked("quickstart", {"model.layers": "2"}) == {"parameters": half}
-    assert asked("finetune/sst2", {"start": "x"}) == {"start": "x"}
+    assert asked("finetune/sst2", {"start": "hf://a/b@1"}) == {"start": "hf://a/b@1"}
     with pytest.raises(UserError, match="did you mean 'quickstart'"):
         asked("quikstart", {})
 
@@ -308,8 +308,11 @@ def test_parameters(tmp_path: Path) -> None:
     ("name", "change", "platform", "said"),
     [
         ("quickstart", {"mesh.fsdp": "3"}, "cpu", "does not fit 8 devices"),
-        ("finetune/sst2", {"mesh.fsdp": "3", "start": "x"}, "cpu", "does not fit 8 devices"),
+        ("quickstart", {"mesh.fsdp": "3", "start": "hf://a/b@1"}, "cpu", "does not fit 8 devices"),
+        ("finetune/sst2", {"mesh.fsdp": "3", "start": "hf://a/b@1"}, "cpu", "does not fit 8 devices"),
         ("finetune/sst2", {}, "cpu", "config.start is not set"),
+        ("finetune/sst2", {"start": "nowhere"}, "cpu", "nowhere: no such folder"),
+        ("pretrain/adapt_bert", {"start": "hf://a/b@1", "seed": "-1"}, "cpu", "seed=-1"),
         ("quickstart", {"execution.attention": "cudnn", "optim.decay": "-1"}, "gpu", "optim.decay=-1"),
         ("quickstart", {"execution.attention": "cudnn"}, "cpu", "cudnn is for GPUs; this is a cpu"),
     ],
@@ -317,9 +320,16 @@ def test_parameters(tmp_path: Path) -> None:
 def test_a_config_that_train_would_refuse(
     name: str, change: dict[str, str], platform: str, said: str, tmp_path: Path
 ) -> None:
-    found = _asked.parameters(name, change, tmp_path, platform=platform)
-    assert said in found["error"]
-    assert "error" not in _asked.parameters(name, change, tmp_path, platform=None)
+    assert said in _asked.parameters(name, change, tmp_path, platform=platform)["error"]
+
+
+def test_where_nobody_knows_the_devices_all_else_is_checked(tmp_path: Path) -> None:
+    def asked(**changes: str) -> dict[str, Any]:
+        own = {name.replace("__", "."): value for name, value in changes.items()}
+        return _asked.parameters("quickstart", own, tmp_path, platform="", counted=False)
+
+    assert asked(mesh__fsdp="3", execution__attention="cudnn") == {"parameters": 1_071_872}
+    assert "batch.length=0" in asked(batch__length="0")["error"]
 
 
 def test_a_kernel_of_the_devices_that_will_train(tmp_path: Path) -> None:
@@ -401,6 +411,15 @@ def test_a_config_is_held_against_the_devices_of_all_processes(
     changes = {"mesh.fsdp": "8", "mesh.data": "1"}
     found = {finding.subject: finding for finding in doctor.examine("quickstart", changes, str(tmp_path))}
     expect(found["config"], OK, "1,071,872 parameters")
+
+
+def test_devices_that_do_not_answer_are_not_taken_for_one(
+    answers: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    answers["devices"] = {"error": "no device of JAX_PLATFORMS=cuda is here"}
+    found = {finding.subject: finding for finding in doctor.examine("quickstart", {}, str(tmp_path))}
+    expect(found["accelerator"], FAIL, "JAX does not start: no device of JAX_PLATFORMS=cuda is here")
+    expect(found["config"], OK, "1,000 parameters; its mesh is not checked")
 
 
 def test_a_tpu_that_is_taken_is_left_alone(

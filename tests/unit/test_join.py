@@ -74,6 +74,8 @@ def test_the_command_that_goes_on_starts_all_processes() -> None:
         return place.launched("lmx train", "--config a", environment)
 
     assert told() == told(LMX_PROCESSES="1") == "lmx train --config a"
+    alone = told(LMX_PROCESSES="1", LMX_LAUNCHER="PROCESSES=1 DEVICES=4 x.sh")
+    assert alone == "PROCESSES=1 DEVICES=4 x.sh --config a"
     assert told(LMX_PROCESSES="auto") == "lmx train --config a   # in each of the run's processes"
     assert told(LMX_PROCESSES="2", LMX_LAUNCHER="PROCESSES=2 x.sh") == "PROCESSES=2 x.sh --config a"
 

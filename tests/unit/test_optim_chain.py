@@ -215,7 +215,7 @@ def batch(k: int, devices: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+@pytest.mark.parametrize("name", [pytest.param("adamw", marks=pytest.mark.sample), "adafactor", "muon"])
 def test_a_resumed_run_is_bit_identical_and_never_compiled_again(name: str, tmp_path: Path) -> None:
     """The scale falls at step 3; the checkpoint of step 4 holds it, the moments and the average."""
     at, made = optim.make(
