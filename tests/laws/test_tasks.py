@@ -184,6 +184,26 @@ def test_loss_is_a_sum_so_parts_add_up(model: str, task: dict[str, Any]) -> None
         assert float(found[0][1]) != float(found[1][1])
 
 
+TIED = ("causal_lm", "masked_lm", "bert_pretraining")
+
+
+@pytest.mark.parametrize(("model", "task"), [one for one in LEARNED if one.values[1]["name"] in TIED])
+def test_a_tied_table_gets_its_gradient_as_it_lies(model: str, task: dict[str, Any]) -> None:
+    """Turned, its two uses would be exchanged between devices one by one."""
+    module, whole = built(model, task)
+    given = batch(task)
+
+    def loss(params: Any) -> Any:
+        outputs = whole.apply(params, given)
+        return module.loss({name: x for name, x in outputs.items() if name != "head"}, given)[0]
+
+    params = jax.eval_shape(whole.init, jax.random.key(0))
+    program = jax.jit(jax.grad(loss)).lower(params).as_text()
+    turned = set(re.findall(r"stablehlo\.transpose .*-> tensor<(\d+x\d+)xf32>", program))
+    size = [str(n) for n in params["embed"]["token"]["embedding"].shape]
+    assert not {"x".join(size), "x".join(size[::-1])} & turned
+
+
 @pytest.mark.parametrize(("model", "task"), LEARNED)
 def test_objective_equals_the_loss_of_the_outputs(model: str, task: dict[str, Any]) -> None:
     """Value and gradient, for the objective may take a shorter way than through the logits."""
