@@ -102,7 +102,9 @@ while ((${#pids[@]})); do
         unset "pids[i]"
         ((status == 0 || (code != 0 && code != 75))) || code=$status
         if [[ -z $deadline ]] && ((status != 0 && status != 75)); then
-            say "process $i ended with code $status; so do the others"
+            on=""
+            ((status == 2)) || on=" (the same command goes on from the newest checkpoint)"
+            say "process $i ended with code $status; so do the others$on"
             deadline=$((SECONDS + GRACE))
             tell_all TERM
         fi

@@ -49,7 +49,9 @@ case $action in
         slice "$TOPOLOGY"
         ;;&
     wait | resume) whole POLL 1 ;;&
-    install | resume) [[ $SHARE =~ ^[^/[:space:]]+:/([^/]|$) ]] || fail "SHARE=$SHARE: expected HOST:/PATH" ;;&
+    create | install | resume)
+        [[ -z ${SHARE:-} || $SHARE =~ ^[^/[:space:]]+:/([^/]|$) ]] || fail "SHARE=$SHARE: expected HOST:/PATH"
+        ;;&
     run | resume)
         training "${arguments[@]}"
         lasting /mnt/lmx "${arguments[@]}"

@@ -31,13 +31,8 @@ def fields(config: Mapping[str, Any], workdir: Path) -> None:
     given, config = config, _bodies.completed(config, workdir)
     model = _build.model_config({**config["model"], "vocab_size": config["model"]["vocab_size"] or 1})
     _build.head_table(config)
-    size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
-    if size < 1 or length < 1:
-        raise UserError(f"batch.size={size}, batch.length={length}; both must be at least 1")
-    if length > positions:
-        raise UserError(
-            f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
-        )
+    batch(config)
+    size, length = config["batch"]["size"], config["batch"]["length"]
     _build.mesh(config)
     attention(config, model, length)
     durations(config, tokens_per_step=size * length)
@@ -57,6 +52,17 @@ def _layout(config: Mapping[str, Any]) -> None:
     wanted = "base" if layout == "packed" else "pretrain/encoder"
     if config_.base_of(config) != wanted:
         raise UserError(f"task.name={name!r} reads other rows; begin the config with inherit({wanted!r})")
+
+
+def batch(config: Mapping[str, Any]) -> None:
+    """Raise UserError where a batch has no rows, these no tokens, or more than the model has positions."""
+    size, length, positions = config["batch"]["size"], config["batch"]["length"], config["model"]["positions"]
+    if size < 1 or length < 1:
+        raise UserError(f"batch.size={size}, batch.length={length}; both must be at least 1")
+    if length > positions:
+        raise UserError(
+            f"batch.length={length} is longer than model.positions={positions}; raise one or lower the other"
+        )
 
 
 def common(config: Mapping[str, Any]) -> None:

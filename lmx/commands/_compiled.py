@@ -19,7 +19,7 @@ import numpy as np
 
 from lmx import optim
 from lmx.commands import _build, _cost, prepare
-from lmx.core import layout
+from lmx.core import layout, log
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.vocabulary import Vocabulary
@@ -217,6 +217,7 @@ def largest(config: Mapping[str, Any], slice_: chips.Slice, there: Sequence[Any]
         size = rows * unit * mesh.size
         found = step({**config, "batch": {**config["batch"], "size": size}}, slice_, there)
         count += 1
+        log.say(f"{rows * unit} rows a chip: {'fits' if found.fits else 'does not fit'}")
         if found.fits:
             fit[rows] = found.memory
         else:

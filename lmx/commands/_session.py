@@ -233,9 +233,9 @@ class Session:
         hooks = (
             Hook(1, self._reach),
             Hook(self.every["log"], self._log, last=True, gather=True),
-            Hook(self.every["evaluate"], self._evaluate),
-            Hook(self.every["save"], self._save, last=True),
-            Hook(self.every.get("sample", 0), self._sample),
+            Hook(self.every["evaluate"], self._evaluate, long=True),
+            Hook(self.every["save"], self._save, last=True, long=True),
+            Hook(self.every.get("sample", 0), self._sample, long=True),
         )
         with self.feed.batches.iterate(made) as stream, self.cost.watch.on("steps"), closing(traced):
             self.state, made = loop.run(

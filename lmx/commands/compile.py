@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print what a step costs on the slice; 1 where it does not fit."""
-    from lmx.commands import _compiled
+    from lmx.commands import _check, _compiled
     from lmx.core import config as config_
     from lmx.costs import chips
 
@@ -30,6 +30,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if not config_.pretraining(plain):
         raise UserError(f"{options.config} is no pretraining config; name one of those, such as quickstart")
     plain = _compiled.sized(plain)
+    _check.common(plain)
+    _check.batch(plain)
     if options.search and slice_.chip.memory is None:
         raise UserError(f"--search: nobody knows the memory of a {slice_.chip.name}; name a slice of TPUs")
     devices = _compiled.devices(slice_)

@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ def run(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if options.profile and options.seeds > 1:
         raise UserError("--profile traces a single run; leave out --seeds, or --profile")
+    if options.seeds > 1 and place.found().count != 1:
+        raise UserError("--seeds makes one run after another, each in one process; leave out LMX_PROCESSES")
     config = config_.load(options.config)
     config_.override(config, overrides)
     words = ["--config", options.config, "--workdir", str(options.workdir)]
@@ -90,7 +92,8 @@ def train(
     from lmx.runs import lock
 
     given = checked(config, workdir)
-    with lock.hold(workdir) if processes.first() else nullcontext():
+    with ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(lock.hold(workdir)))
         return _train(given, workdir, again, say, tell and processes.first(), profile)
 
 

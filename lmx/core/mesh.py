@@ -47,7 +47,10 @@ def make(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[An
             f"{'do' if len(nearest) > 1 else 'does'}"
         )
     if needed < len(there) and len({device.process_index for device in there}) > 1:
-        raise UserError(f"{asked} uses {needed} of {len(there)} devices; several processes must use all")
+        raise UserError(
+            f"{asked} uses {needed} of {len(there)} devices; several processes must use all: the product of "
+            f"the sizes must be {len(there)}"
+        )
     # Axes of a torus are cut where none is as long as the mesh's; jax.make_mesh cuts those of v5e alone.
     grid = mesh_utils.create_device_mesh(
         tuple(sizes.values()), there[:needed], allow_split_physical_axes=True

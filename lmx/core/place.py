@@ -38,16 +38,17 @@ def found(environment: Mapping[str, str] = os.environ) -> Place:
     patience = _number(PATIENCE, environment.get(PATIENCE, "300"), 1)
     if given[COUNT] == AUTO:
         return Place(0, 0, "", patience)
-    if not any(given.values()):
+    count = _number(COUNT, given[COUNT] or "1", 1)
+    if count == 1 and not (given[COORDINATOR] or given[INDEX]):
         return Place(0, 1, "", patience)
     if missing := [name for name, value in given.items() if not value]:
         raise UserError(
             f"{', '.join(missing)} not set; several processes need {COORDINATOR}=HOST:PORT, {COUNT} and "
             f"{INDEX}, or {COUNT}={AUTO} on a cluster that JAX knows"
         )
-    count, index = _number(COUNT, given[COUNT], 1), _number(INDEX, given[INDEX], 0)
+    index = _number(INDEX, given[INDEX], 0)
     host, _, port = given[COORDINATOR].rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"{COORDINATOR}={given[COORDINATOR]!r}; expected HOST:PORT, such as 10.0.0.1:8476")
     if index >= count:
         raise UserError(f"{INDEX}={index}, but {COUNT}={count}; expected 0 to {count - 1}")

@@ -173,24 +173,27 @@ def after_first(work: Callable[[], Found]) -> Found:
 
 def asked_by_any(
     asked: Callable[[], bool], *, within: float = WITHIN, clock: Callable[[], float] = time.monotonic
-) -> Callable[[], bool]:
-    """Return the question whether any process is asked to stop, for each step.
+) -> Callable[[bool], bool]:
+    """Return the question whether any process is asked to stop, for each step; it is told whether something
+    long is about to follow this one, in all processes alike.
 
     It is put to the others about every `within` seconds, for all to answer alike: after the first step, and
-    then after as many as the slowest process makes in that time by what it took since it was put last.
+    then after as many as the slowest process makes in that time by what it took since it was put last. And
+    before something long, and at the step after that, of which the pace would tell nothing.
     """
     if count() == 1:
-        return asked
+        return lambda long: asked()
     steps, left, before = 0, 1, clock()
 
-    def agreed() -> bool:
+    def agreed(long: bool) -> bool:
         nonlocal steps, left, before
         steps, left = steps + 1, left - 1
-        if left > 0:
+        if left > 0 and not long:
             return False
         now = clock()
         said = gathered([float(bool(asked())), (now - before) / steps])
-        steps, left, before = 0, max(1, int(within / max(said[:, 1].max(), 1e-9))), now
+        steps, before = 0, now
+        left = 1 if long else max(1, int(within / max(said[:, 1].max(), 1e-9)))
         return bool(said[:, 0].any())
 
     return agreed

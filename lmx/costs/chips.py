@@ -39,9 +39,10 @@ FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 SHAPES: Mapping[str, tuple[str, ...]] = {"v5e": FLAT, "v6e": FLAT}
 """The shapes in which slices come. The compiler takes others for granted, and aborts compiling for them.
-v5p's are left to it, but for CHIPS_OF: the chips of the smallest and of the largest job."""
+v5p's are left to it, but for CHIPS_OF: the chips of the smallest and of the largest job. CPUs are simulated,
+and a thousand of them take seconds."""
 
-CHIPS_OF: Mapping[str, tuple[int, int]] = {"v5p": (4, 6144)}
+CHIPS_OF: Mapping[str, tuple[int, int]] = {"v5p": (4, 6144), "cpu": (1, 1024)}
 
 
 @dataclass(frozen=True)

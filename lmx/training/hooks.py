@@ -18,13 +18,15 @@ class Hook:
     """An action every `interval` steps, and, where `last` is set, after the last step made; 0 is never.
 
     An interval that is no whole number, such as an epoch's, falls on the step that is nearest each time.
-    gather: keep the sums of all steps in between for it.
+    gather: keep the sums of all steps in between for it. long: it may take far longer than a step, so that a
+    stop is asked for before and after it.
     """
 
     interval: float
     action: Action
     last: bool = False
     gather: bool = False
+    long: bool = False
 
     def due(self, step: int, ends: bool) -> bool:
         """Tell whether the hook runs after this step; `ends` says that no step follows."""

@@ -21,18 +21,24 @@ class Stopping:
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         self.signal: signal.Signals | None = None
-        self._notice, self._told = notice, False
+        self._notice = notice
 
     def __call__(self) -> bool:
-        """Tell whether a stop was asked for, and say so the first time."""
-        # Said here and not in the handler, which may interrupt another write to the same stream.
-        if self.signal is not None and not self._told:
-            self._told = True
-            with suppress(OSError):  # nobody may be there to read it, and saving matters more
-                self._notice(
-                    f"{self.signal.name}: stopping after this step and saving; once more to quit at once"
-                )
+        """Tell whether a stop was asked for."""
         return self.signal is not None
+
+    def ask(self, number: int) -> None:
+        """Ask for a stop, and say at once that it was heard, whatever is under way."""
+        self.signal = signal.Signals(number)
+        # By a thread, for a handler may interrupt another write to the same stream.
+        threading.Thread(target=self._say, args=(self.signal.name,), daemon=True).start()
+
+    def _say(self, name: str) -> None:
+        with suppress(OSError):  # nobody may be there to read it, and saving matters more
+            self._notice(
+                f"{name}: stopping after this step, and what is under way beside it, and saving; "
+                "once more to quit at once"
+            )
 
 
 @contextmanager
@@ -54,9 +60,9 @@ def watch(notice: Callable[[str], None]) -> Iterator[Stopping]:
     def handle(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-        stopping.signal = signal.Signals(number)
-        if stopping.signal.name == "SIGHUP":
+        if signal.Signals(number).name == "SIGHUP":
             _let_go()
+        stopping.ask(number)
 
     for number in before:
         signal.signal(number, handle)

@@ -23,14 +23,15 @@ def run(
     total: int,
     mesh: Mesh,
     hooks: Sequence[Hook],
-    stopping: Callable[[], bool],
+    stopping: Callable[[bool], bool],
     satisfied: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
     """Make the steps `start` … `total` - 1 and return the state with the number of steps made.
 
-    batches: those of step `start` and after. stopping: asked after each step, before its hooks; satisfied:
-    after them, for an evaluation may ask for the end. True ends the loop early, and the hooks that run last
-    run then. Steps are sent off without waiting for their results; a hook that reads a sum waits for it.
+    batches: those of step `start` and after. stopping: asked after each step, before its hooks, and told
+    whether one of them is long; satisfied: after them, for an evaluation may ask for the end. True ends the
+    loop early, and the hooks that run last run then. Steps are sent off without waiting for their results; a
+    hook that reads a sum waits for it.
     """
     made = start
     pending: list[list[Sums]] = [[] for _ in hooks]
@@ -38,7 +39,7 @@ def run(
     while made < total:
         state, sums = step(state, mesh_.put(next(stream), mesh))
         made += 1
-        ends = made == total or stopping()
+        ends = made == total or stopping(any(hook.long and hook.due(made, False) for hook in hooks))
         for hook, seen in zip(hooks, pending, strict=True):
             seen[len(seen) if hook.gather else 0 :] = [sums]
             if hook.due(made, ends):

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ echo "$LMX_PROCESS launcher $LMX_LAUNCHER" >>"$NOTES"
 echo "said by $LMX_PROCESS"
 hear() { echo "$LMX_PROCESS $1" >>"$NOTES"; [[ -n ${DEAF:-} ]] || exit 75; }
 for name in INT TERM HUP; do trap "hear $name" $name; done
+echo "$LMX_PROCESS ready" >>"$NOTES"
+until [[ $(grep -c ready "$NOTES") == "$LMX_PROCESSES" ]]; do sleep 0.05; done # for the others' traps
 part="DO_$LMX_PROCESS"
 [[ ${!part:-go} == go ]] && while :; do sleep 0.05; done
 exit "${!part}"
@@ -104,8 +105,7 @@ def test_each_process_is_told_what_starts_them_all(desk: Desk) -> None:
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
 def test_a_signal_reaches_each_process_once(name: str, desk: Desk) -> None:
     run = Run(desk, PROCESSES="2")
-    wait_until(lambda: len(run.notes(" place ")) == 2)
-    time.sleep(0.2)  # for the traps
+    wait_until(lambda: len(run.notes(" ready")) == 2)
     os.killpg(run.process.pid, signal.Signals[f"SIG{name}"])  # as a terminal does: to the whole group
     code, _, err = run.finish()
     assert code == 75, err
@@ -115,8 +115,7 @@ def test_a_signal_reaches_each_process_once(name: str, desk: Desk) -> None:
 
 def test_a_second_signal_is_passed_on_too(desk: Desk) -> None:
     run = Run(desk, PROCESSES="2", DEAF="yes")
-    wait_until(lambda: len(run.notes(" place ")) == 2)
-    time.sleep(0.2)
+    wait_until(lambda: len(run.notes(" ready")) == 2)
     for count in (2, 4):
         run.process.send_signal(signal.SIGTERM)
         wait_until(lambda count=count: len(run.notes("TERM")) == count)
@@ -127,20 +126,16 @@ def test_a_second_signal_is_passed_on_too(desk: Desk) -> None:
 
 @pytest.mark.parametrize(("died", "other"), [("0", "1"), ("1", "0")])
 def test_a_process_that_dies_takes_the_others_along(died: str, other: str, desk: Desk) -> None:
-    start = time.monotonic()
-    run = Run(desk, PROCESSES="2", **{f"DO_{died}": "3"})
+    run = Run(desk, PROCESSES="2", GRACE="60", **{f"DO_{died}": "3"})
     code, _, err = run.finish()
     assert code == 3
-    assert f"process {died} ended with code 3" in err
+    assert f"process {died} ended with code 3; so do the others (the same command goes on" in err
     assert run.notes("TERM") == [f"{other} TERM"]
-    assert time.monotonic() - start < 8
 
 
 def test_a_process_that_hears_nothing_is_killed(desk: Desk) -> None:
-    start = time.monotonic()
     run = Run(desk, PROCESSES="2", DO_1="9", DEAF="yes", GRACE="1")
     assert run.finish()[0] == 9
-    assert time.monotonic() - start < 8
 
 
 def test_the_first_failure_counts_and_no_saved_stop(desk: Desk) -> None:

@@ -127,6 +127,7 @@ def test_what_is_missing_and_a_dry_run(desk: Desk) -> None:
     ("action", "changed", "told"),
     [
         ("create", {"SPOT": "maybe"}, "SPOT=maybe: expected yes or no"),
+        ("create", {"SHARE": "/runs"}, "SHARE=/runs: expected HOST:/PATH"),
         ("resume", {"SHARE": "/runs"}, "SHARE=/runs: expected HOST:/PATH"),
         ("install", {"SHARE": "10.0.0.2:runs"}, "SHARE=10.0.0.2:runs: expected HOST:/PATH"),
         ("install", {"SHARE": "gs://runs"}, "SHARE=gs://runs: expected HOST:/PATH"),

@@ -68,7 +68,7 @@ def trained(data: int) -> tuple[list[float], Any, Any]:
         total=STEPS,
         mesh=devices,
         hooks=[Hook(1, note)],
-        stopping=lambda: False,
+        stopping=lambda long: False,
     )
     sums = evaluate.over(evaluate.build(objective, mesh=devices), now.params, batches(), mesh=devices)
     return losses, jax.device_get(now.params), sums
@@ -212,7 +212,7 @@ def test_an_evaluation_that_asks_for_the_end_gets_it_at_once() -> None:
         total=9,
         mesh=mesh.make(1),
         hooks=[Hook(3, told("evaluate")), Hook(5, told("save"), last=True)],
-        stopping=lambda: False,
+        stopping=lambda long: False,
         satisfied=lambda: ("evaluate", 6) in seen,
     )
     assert made == 6

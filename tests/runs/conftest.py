@@ -85,12 +85,12 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
         def run(*args: Any, stopping: Any, start: int, **kwargs: Any) -> Any:
             made = [start]
 
-            def counted() -> bool:
+            def counted(long: bool) -> bool:
                 made[0] += 1
                 if made[0] == step and not sent:
                     sent.append(step)
                     signal.raise_signal(number)
-                return stopping()
+                return stopping(long)
 
             return plain(*args, stopping=counted, start=start, **kwargs)
 

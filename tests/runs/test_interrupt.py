@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import lmx
 from lmx.__main__ import main
 from lmx.core import config, stop
 from lmx.runs import lock
-from lmx.training import interrupt
+from lmx.training import interrupt, loop
 
 from .conftest import TINY, Train
 
@@ -150,6 +151,37 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
             assert stopping()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_is_told_at_once_whatever_is_under_way() -> None:
+    """Nobody asks here, as in an evaluation. The handler itself writes nothing: it may interrupt a write."""
+    said: list[tuple[str, bool]] = []
+    told = threading.Event()
+
+    def notice(line: str) -> None:
+        said.append((line, threading.current_thread() is threading.main_thread()))
+        told.set()
+
+    with interrupt.watch(notice):
+        signal.raise_signal(signal.SIGTERM)
+        assert told.wait(20)
+    ((line, by_handler),) = said
+    assert line.startswith("SIGTERM: stopping after this step, and what is under way beside it, and saving")
+    assert not by_handler
+
+
+def test_the_question_whether_to_stop_is_told_of_what_is_long(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes put it to each other then, and not seconds after an evaluation of minutes."""
+    plain, told = loop.run, []
+
+    def run(*args: Any, stopping: Callable[[bool], bool], **kwargs: Any) -> Any:
+        return plain(*args, stopping=lambda long: told.append(long) or stopping(long), **kwargs)
+
+    monkeypatch.setattr(loop, "run", run)
+    assert train(tmp_path / "run", evaluate="4 steps", sample="5 steps", save="7 steps") == 0
+    assert [made for made, long in enumerate(told, 1) if long] == [4, 5, 7, 8, 10]  # 12 is the end
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,23 @@ def test_wrong_seeds_are_refused_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("count", ["2", "auto"])
+def test_several_seeds_are_for_one_process(
+    start: Path,
+    data: Path,
+    tmp_path: Path,
+    count: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before any process is waited for."""
+    for name, value in (("PROCESSES", count), ("PROCESS", "0"), ("COORDINATOR", "localhost:9")):
+        monkeypatch.setenv(f"LMX_{name}", value)
+    assert main(seeded(start, data, tmp_path / "runs", 2)) == 2
+    assert "--seeds makes one run after another, each in one process" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_holds_one_run_or_several(
     spread: Path, start: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,7 @@ def test_the_cluster_is_asked_for_all_of_it(joined: list[dict[str, Any]]) -> Non
 def test_one_process_joins_nobody(joined: list[dict[str, Any]]) -> None:
     processes.join({})
     processes.join({**PLACE, "LMX_PROCESSES": "1", "LMX_PROCESS": "0"})
+    processes.join({"LMX_PROCESSES": "1"})
     assert joined == []
 
 
@@ -56,6 +57,8 @@ def test_one_process_joins_nobody(joined: list[dict[str, Any]]) -> None:
         ({"LMX_PROCESS": "4"}, "LMX_PROCESS=4, but LMX_PROCESSES=4; expected 0 to 3"),
         ({"LMX_PROCESSES": "four"}, "LMX_PROCESSES='four'; expected a whole number"),
         ({"LMX_COORDINATOR": "10.0.0.1"}, "LMX_COORDINATOR='10.0.0.1'; expected HOST:PORT"),
+        ({"LMX_COORDINATOR": "here:99999"}, "LMX_COORDINATOR='here:99999'; expected HOST:PORT"),
+        ({"LMX_PROCESSES": "0", "LMX_PROCESS": "", "LMX_COORDINATOR": ""}, "LMX_PROCESSES='0'; expected"),
         ({"LMX_COORDINATOR": ":8476"}, "LMX_COORDINATOR=':8476'; expected HOST:PORT"),
         ({"LMX_JOIN_SECONDS": "0"}, "LMX_JOIN_SECONDS='0'; expected a whole number of at least 1"),
     ],
@@ -94,13 +97,31 @@ def test_the_question_whether_to_stop_goes_round_by_the_clock(monkeypatch: pytes
     said = []
     for step in range(1, 9):
         made[0], now[0] = step, now[0] + (60 if step == 1 else 1)
-        said.append(agreed())
+        said.append(agreed(False))
     assert asked_at == [1, 2, 4, 6, 8]  # after 60 s of compiling each step, then as many as take 4 s of 5
     assert not any(said)
     made[0] = 9
-    assert not agreed()
+    assert not agreed(False)
     made[0] = 10
-    assert agreed()
+    assert agreed(False)
+
+
+def test_a_stop_is_asked_for_before_something_long_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a millisecond: the next question would come thousands of them later."""
+    now, asked_at, made = [0.0], [], [0]
+
+    def gathered(values: list[float]) -> np.ndarray:
+        asked_at.append(made[0])
+        return np.array([values, values])
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gathered", gathered)
+    agreed = processes.asked_by_any(lambda: made[0] == 31, within=5.0, clock=lambda: now[0])
+    for step in range(1, 32):
+        made[0], now[0] = step, now[0] + 0.001
+        stops = agreed(step == 30)  # an evaluation follows, in which the signal comes
+    assert asked_at == [1, 30, 31]
+    assert stops
 
 
 def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
