@@ -14,8 +14,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lmx import optim
 from lmx.core import execution as execution_
-from lmx.core import layout, plugin, rows
+from lmx.core import layers, layout, plugin, rows, tree
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError, did_you_mean
 from lmx.core.execution import Execution
@@ -87,6 +88,19 @@ def execution(config: Mapping[str, Any], backend: str | None = None) -> Executio
     if given.get("compute") == "auto":
         given["compute"] = execution_.suits(backend)
     return Execution(**given)
+
+
+def held(config: Mapping[str, Any], built: Model) -> Model:
+    """Return the model of a run as its steps hold it: with the layers as one where a step loops over them and
+    nothing tells them apart (one task, an optimizer of single numbers, no rule for some layers alone)."""
+    if "tasks" in config or execution(config).layers != "scanned":
+        return built
+    if not getattr(plugin.find("lmx.models", config["model"]["name"]), "STACKS", False):
+        return built
+    there, own = shapes(built), config["optim"]
+    alike = layers.alike(tree.flatten(built.trainable(there)))
+    alike = alike and optim.stacks(there, own["name"], own.get("scales") or ())
+    return layers.together(built) if alike and config["model"]["layers"] > 1 else built
 
 
 def axes(config: Mapping[str, Any]) -> layout.Axes:

@@ -117,8 +117,9 @@ def step_of(config: Mapping[str, Any], mesh: Any) -> tuple[Any, Any, dict[str, A
     own = {name: value for name, value in config["optim"].items() if name not in optim.DURATIONS}
     _, optimizer = optim.make(total=STEPS, **{**own, "warmup": 0})
     how = _build.execution(config, backend=mesh.devices.flat[0].platform)
+    held = _build.held(config, model)
     made = step_of_.build(
-        model,
+        held,
         _build.objective(config, model),
         optimizer,
         seed=0,
@@ -133,7 +134,7 @@ def step_of(config: Mapping[str, Any], mesh: Any) -> tuple[Any, Any, dict[str, A
         name: jax.ShapeDtypeStruct((config["batch"]["size"], *rows.shape[1:]), rows.dtype, sharding=place)
         for name, rows in _rows(config).items()
     }
-    return made, state_of.abstract(model, optimizer, mesh=mesh, axes=axes), batch
+    return made, state_of.abstract(held, optimizer, mesh=mesh, axes=axes), batch
 
 
 def sized(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lmx import optim
@@ -20,7 +21,7 @@ from lmx.commands._cost import Cost
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
-from lmx.core import layout, log, processes, tree
+from lmx.core import layers, layout, log, processes, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
 from lmx.runs import checkpoints, facts
@@ -89,14 +90,14 @@ class Session:
         members: Members | None = None,
     ) -> None:
         self.config, self.workdir, self.feed, self.say = config, workdir, feed, say
-        self.model, self.mesh, self._start, self._keep = model, mesh, start, keep
+        self.model, self.mesh, self._start, self._keep = _build.held(config, model), mesh, start, keep
         self._durations()
         if self.every.get("sample"):
             feed.check_samples()
         parts = None if members is None else members.part
         self.rate, self.optimizer = optim.make(total=self.total, parts=parts, **self._optim())
         self.step = step.build(
-            model,
+            self.model,
             feed.objective(),
             self.optimizer,
             seed=config["seed"],
@@ -169,6 +170,8 @@ class Session:
             self.state = state.State(jnp.int32(made), params, optimizer)
         else:
             given = None if self.config["start"] == "scratch" else self._start()
+            if layers.stacked(wanted.params):
+                given = layers.stack(given, np.stack)
             self.state = state.start(
                 self.model,
                 self.optimizer,
@@ -281,10 +284,15 @@ class Session:
         return now._replace(optimizer=optim.rescaled(now.optimizer, self.watch.scale))
 
     def _shown(self, now: state.State) -> Any:
-        """Return the parameters that are evaluated and given away: the average, where there is one."""
+        """Return the parameters that are evaluated: the average, where there is one."""
         if now.optimizer.average is None:
             return now.params
         return optim.averaged(now.optimizer, now.params)
+
+    def _given(self, now: state.State) -> Any:
+        """Return these for others than the step and its evaluation: each layer by itself."""
+        shown = self._shown(now)
+        return layers.turned(shown, layers.described(shown, False))
 
     def _save(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
         with self._beside("saving", window):
@@ -324,15 +332,16 @@ class Session:
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
         with self._beside("sampling", window):
-            for prompt, text in self.feed.samples(self._shown(now), made):
+            for prompt, text in self.feed.samples(self._given(now), made):
                 self.record.sample(made, prompt, text)
 
     def facts(self, made: int, started: float) -> dict[str, Any]:
         """Return what run.json holds."""
         best = self.kept.best()
+        params = jax.eval_shape(layers.apart, self.state.params)
         return {
             **facts.environment(),
-            **facts.size(self.state.params),
+            **facts.size(params),
             "steps": made,
             self.feed.unit: made * self.feed.per_step,
             "seconds": round(time.monotonic() - started, 1),
@@ -340,7 +349,7 @@ class Session:
             "data": self.feed.facts,
             **self._costs,
             "goodput": goodput.total(goodput.read(self.workdir)),
-            "decayed": [path for path, on in tree.flatten(optim.decayed(self.state.params)).items() if on],
+            "decayed": [path for path, on in tree.flatten(optim.decayed(params)).items() if on],
         }
 
     def _best(self, step: int) -> dict[str, Any]:
@@ -352,6 +361,6 @@ class Session:
         best = self.kept.best() if self.config["keep"]["restore"] else None
         if best is not None and best != made:
             wanted = self._wanted()
-            params, _, _ = self.kept.restore(best, wanted.params)
+            params, _, _ = self.kept.restore(best, layers.described(wanted.params, False))
             return Checkpoint(params, self.config, folder=str(self.feed.tokenizer), step=best)
-        return Checkpoint(self._shown(self.state), self.config, folder=str(self.feed.tokenizer), step=made)
+        return Checkpoint(self._given(self.state), self.config, folder=str(self.feed.tokenizer), step=made)

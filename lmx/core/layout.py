@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lmx.core import tree
+from lmx.core import layers, tree
 from lmx.core.errors import UserError
 from lmx.core.mesh import FSDP, ROWS, TENSOR
 from lmx.core.types import Array
@@ -69,9 +69,10 @@ def shardings(shapes: Any, axes: Axes, mesh: Mesh) -> Any:
     """Return the sharding of each leaf of a parameters' tree; one without names is whole on every device."""
 
     def of(path: str, leaf: Any) -> NamedSharding:
-        names = names_of(path, axes)
-        known = len(names) == len(leaf.shape)
-        return NamedSharding(mesh, spec(names, leaf.shape, mesh) if known else PartitionSpec())
+        names, shape = names_of(layers.first(path), axes), layers.shape(path, leaf)
+        above = (None,) * (len(leaf.shape) - len(shape))  # nothing cuts a stack of layers between them
+        one = spec(names, shape, mesh) if len(names) == len(shape) else ()
+        return NamedSharding(mesh, PartitionSpec(*above, *one))
 
     return tree.map_named(of, shapes)
 

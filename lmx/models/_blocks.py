@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import execution, functions, layout, rng
+from lmx.core import execution, functions, layers, layout, rng
 from lmx.core.types import Array, Params
 from lmx.models import _attention as attention_
 from lmx.models import _kernels as kernels_
@@ -125,20 +125,37 @@ Layer = Callable[[Params, Array, Any], tuple[Array, dict[str, Any]]]
 def through(layer: Layer, leaves: Params, x: Array, count: int) -> tuple[Array, dict[str, Any]]:
     """Return x after the layers 0 … count - 1, and what their taps captured, stacked over the layers.
 
-    leaves: {"0": a layer's leaves, ...}. One after the other, or as a loop over one compiled layer; with what
-    the backward pass shall not keep computed again in it (`core.execution`).
+    leaves: {"0": a layer's leaves, ...}, or {"all": those of all layers as one}. One after the other, or as a
+    loop over one compiled layer; with what the backward pass shall not keep computed again in it
+    (`core.execution`).
     """
     how = execution.current()
     scans = how.layers == "scanned" and count > 1
     step = _remat(layer, how.remat, scans)
     if scans:
-        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *(leaves[str(i)] for i in range(count)))
-        return jax.lax.scan(lambda x, one: step(one[0], x, one[1]), x, (stacked, jnp.arange(count)))
+        loop = (_first(leaves, count), jnp.arange(count))
+        return jax.lax.scan(lambda x, one: step(one[0], x, one[1]), x, loop)
     inside = []
     for i in range(count):
-        x, read = step(leaves[str(i)], x, i)
+        x, read = step(layer_of(leaves, i), x, i)
         inside.append(read)
     return x, layers_.stack_captured(inside)
+
+
+def layer_of(leaves: Params, i: int) -> Params:
+    """Return the leaves of one layer."""
+    if layers.ALL not in leaves:
+        return leaves[str(i)]
+    one: Params = jax.tree.map(lambda leaf: leaf[i], leaves[layers.ALL])
+    return one
+
+
+def _first(leaves: Params, count: int) -> Params:
+    """Return the leaves of the first layers as one."""
+    if layers.ALL not in leaves:
+        return jax.tree.map(lambda *each: jnp.stack(each), *(leaves[str(i)] for i in range(count)))
+    one: Params = jax.tree.map(lambda leaf: leaf[:count], leaves[layers.ALL])
+    return one
 
 
 def _remat(layer: Layer, what: str, scans: bool) -> Layer:

@@ -23,6 +23,9 @@ from lmx.models import _fields as fields_
 from lmx.models import _layers as layers_
 from lmx.models import _sequence as sequence_
 
+STACKS = True
+"""Its `apply` takes the layers as one, too (`core.layers`)."""
+
 TAPS = ("embed", "attn/weights", "attn/out", "mlp", "block", "final")
 """Where a tap can sit: after the embeddings, at the attention's weights (B, H, T, T), after the attention and
 the feed-forward layer before they join the residual stream, after the block, at the end. `layer` is 0 … L-1
@@ -197,7 +200,7 @@ def build(config: Config) -> Model:
         top = x
         if last < config.layers:
             # Under jit the last block costs its first place alone where nothing but the summary is read.
-            leaves, below = params["block"][str(last)], x
+            leaves, below = blocks_.layer_of(params["block"], last), x
             x, top = (layer(leaves, below, last, first=first)[0] for first in (False, True))
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}

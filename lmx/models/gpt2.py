@@ -24,6 +24,9 @@ from lmx.models import _sequence as sequence_
 
 PARTS = ("query", "key", "value")
 
+STACKS = True
+"""Its `apply` takes the layers as one, too (`core.layers`)."""
+
 TAPS = ("embed", "attn/weights", "attn/out", "mlp", "block", "final")
 """Where a tap can sit: after the embeddings, at the attention's weights (B, H, T, S), after the attention and
 the feed-forward layer before they join the residual stream, after the block, after the last norm. `layer` is

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, by name or by dotted name, and what steers them during a run."""
 
 from lmx.optim import ema
-from lmx.optim._chain import COMMON, ChainState, averaged, build, check, exchanged, make, rescaled
+from lmx.optim._chain import COMMON, ChainState, averaged, build, check, exchanged, make, rescaled, stacks
 from lmx.optim._options import DURATIONS, RANGES
 from lmx.optim.optimizers import OPTIMIZERS, decayed
 from lmx.optim.plateau import Patience, Plateau
@@ -26,4 +26,5 @@ __all__ = [
     "make",
     "rescaled",
     "schedule",
+    "stacks",
 ]

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmx.core import tree
+from lmx.core import layers, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Array, Params
 from lmx.optim import _options, _parts, ema, schedules
-from lmx.optim.optimizers import OPTIMIZERS, decayed
+from lmx.optim.optimizers import ELEMENTWISE, OPTIMIZERS, decayed
 from lmx.optim.schedules import SCHEDULES, Schedule
 
 Rules = Sequence[tuple[str, float]]
@@ -45,16 +45,12 @@ def factors(params: Params, rules: Rules, *, some: bool = False) -> dict[str, fl
     some: these are not all the leaves there are. Raises UserError, unless they are some, for a rule that
     decides about no leaf: it would be silently dead.
     """
-    found: dict[str, float] = {}
-    used: set[int] = set()
-    for path in tree.flatten(params):
-        hit = next((k for k, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
-        found[path] = 1.0 if hit is None else float(rules[hit][1])
-        used.add(-1 if hit is None else hit)
+    chosen = _chosen(params, rules)
+    found = {path: 1.0 if hit is None else float(rules[hit][1]) for path, hit in chosen.items()}
     if some:
         return found
     for k, (pattern, _) in enumerate(rules):
-        if k not in used:
+        if k not in chosen.values():
             hit = any(re.fullmatch(pattern, path) for path in found)
             why = "only what rules before it match" if hit else "no trainable parameter"
             raise UserError(
@@ -64,6 +60,23 @@ def factors(params: Params, rules: Rules, *, some: bool = False) -> dict[str, fl
     if rules and not any(found.values()):
         raise UserError("optim.scales: every factor is 0, so that nothing would be trained")
     return found
+
+
+def _chosen(params: Params, rules: Rules) -> dict[str, int | None]:
+    """Return {path: the number of the first rule whose pattern matches}; a stack of layers is one of them."""
+    paths = {path: layers.first(path) for path in tree.flatten(params)}
+    return {
+        path: next((k for k, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, own)), None)
+        for path, own in paths.items()
+    }
+
+
+def stacks(params: Params, name: str, scales: Rules) -> bool:
+    """Tell whether an optimizer of `build` gives the same moves where the layers of these parameters are one.
+
+    It does where it moves each number by itself and no rule tells one layer from another.
+    """
+    return name in ELEMENTWISE and layers.alike(_chosen(params, scales))
 
 
 def build(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmx.core import tree
+from lmx.core import layers, tree
 from lmx.core.errors import UserError
 from lmx.core.types import Params
 from lmx.optim import _muon
@@ -23,7 +23,7 @@ from lmx.optim.schedules import Schedule
 
 def decayed(params: Params) -> Params:
     """Return the mask of weight decay: matrices only, not biases, norms or other vectors."""
-    return tree.map_named(lambda _, leaf: leaf.ndim >= 2, params)
+    return tree.map_named(lambda path, leaf: len(layers.shape(path, leaf)) >= 2, params)
 
 
 def _descend(learning_rate: Schedule, decay: float, *direction: Any) -> optax.GradientTransformation:
@@ -221,3 +221,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": sgd,
 }
 """Name -> (learning_rate, **options) -> transformation; a dotted name reaches the user's own of that type."""
+
+ELEMENTWISE = frozenset({"adamw", "adam", "bert_adam", "lion", "sgd"})
+"""Those that move each number by itself, so that leaves may be stacked: no norm of a leaf, no rows of it."""

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from lmx.core import log, processes
+from lmx.core import layers, log, processes
 from lmx.core.errors import UserError, one_line
 from lmx.runs import digests
 
@@ -168,14 +168,17 @@ class Checkpoints:
         """Return (params, optimizer, facts) of one step, verified.
 
         params, optimizer: trees of ShapeDtypeStruct with shardings, as `abstract` gives; no optimizer is
-        read where it is None. Errors: UserError, one line, where anything is missing, damaged, or of another
-        shape or type.
+        read where it is None. Layers that were saved as one are read so, and come apart where that is wanted;
+        and the other way round. Errors: UserError, one line, where anything is missing, damaged, or of
+        another shape or type.
         """
         wrong = digests.damaged(self.folder / str(step))
         if wrong is not None:
             raise UserError(f"checkpoint {self.folder / str(step)}: {wrong}")
         facts = self.facts(step)
-        wanted = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
+        asked = {"params": params} | ({} if optimizer is None else {"optimizer": optimizer})
+        as_one = any(path != layers.first(path) for path in facts["leaves"].get("params", {}))
+        wanted = {name: layers.described(item, as_one) for name, item in asked.items()}
         for name, item in wanted.items():
             self._check_leaves(step, name, leaves(item), facts["leaves"].get(name, {}))
             self._check_types(step, name, item)
@@ -189,7 +192,8 @@ class Checkpoints:
         for name in wanted:
             if digests.of_arrays(found[name]) != facts["digests"][name]:
                 raise UserError(f"checkpoint {self.folder / str(step)}: {name} are damaged (digest differs)")
-        return found["params"], found["optimizer"] if optimizer is not None else None, facts
+        found = {name: layers.turned(found[name], item) for name, item in asked.items()}
+        return found["params"], found.get("optimizer"), facts
 
     def _check_leaves(self, step: int, name: str, expected: dict[str, str], found: dict[str, str]) -> None:
         """Refuse a checkpoint of other leaves before Orbax reads it: it may cast or skip without a word."""

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmx.core import execution, layout, tree
+from lmx.core import execution, layers, layout, tree
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.execution import Execution
 from lmx.core.plugin import find, names
+from lmx.models import bert
 from lmx.tasks import causal_lm, masked_lm
 
 SIZES = {"vocab_size": 61, "positions": 24, "width": 16, "layers": 2, "heads": 4, "init_range": 0.2}
@@ -79,6 +80,28 @@ def test_remat_and_scan_change_nothing(name: str, remat: str, layers: str) -> No
     other = gradient(objective, params, batch, Execution(remat=remat, layers=layers))
     for one, two in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(two, one, atol=2e-6 * max(1.0, float(jnp.abs(one).max())))
+
+
+@pytest.mark.parametrize("how", execution.LAYERS)
+@pytest.mark.parametrize(("name", "read"), [("gpt2", "hidden"), ("bert", "hidden"), ("bert", "pooled")])
+def test_layers_that_are_held_as_one_give_the_same(name: str, read: str, how: str) -> None:
+    """Outputs and gradients, where BERT's last block is computed apart for its summary, too."""
+    model, _, params, batch = made(name)
+    if name == "bert":
+        model = bert.build(bert.Config(**{**SIZES, "mlp_width": 48}))  # with its pooler
+        params = jax.jit(model.init)(jax.random.key(0))
+
+    def gradient(params: Any) -> Any:
+        def total(params: Any) -> Any:
+            with execution.on(Execution(layers=how)):
+                return jnp.sum(jnp.sin(model.apply(params, batch, rng=jax.random.key(1), train=True)[read]))
+
+        return jax.jit(jax.value_and_grad(total))(params)
+
+    plain, one = gradient(params), gradient(layers.stack(params))
+    assert len(jax.tree.leaves(one)) < len(jax.tree.leaves(plain))
+    for before, after in zip(jax.tree.leaves(plain), jax.tree.leaves(layers.apart(one)), strict=True):
+        np.testing.assert_allclose(after, before, atol=2e-6 * max(1.0, float(jnp.abs(before).max())))
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -11,9 +11,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from lmx import optim
-from lmx.core import functions, layout, rng, tree
+from lmx.core import functions, layers, layout, rng, tree
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
+from lmx.core.execution import PLAIN, Execution
 from lmx.core.types import Model
 from lmx.models import bert, gpt2
 from lmx.runs.checkpoints import Checkpoints
@@ -30,6 +31,9 @@ MESHES: dict[str, dict[str, int]] = {
     "data 8": {"data": 8},
     "fsdp 8": {"data": 1, "fsdp": 8},
     "2 x 2 x 2": {"data": 2, "fsdp": 2, "tensor": 2},
+}
+WAYS = {name: (sizes, False) for name, sizes in MESHES.items()} | {
+    "2 x 2 x 2, layers as one": (MESHES["2 x 2 x 2"], True)
 }
 
 
@@ -54,11 +58,12 @@ def batch(number: int) -> dict[str, np.ndarray]:
     return {**made, "example_index": np.arange(16, dtype=np.int32) + 16 * number}
 
 
-def trained(**sizes: int) -> tuple[np.ndarray, state.State]:
-    """Return the loss of each step, and the state after the last."""
+def trained(sizes: dict[str, int], one: bool = False) -> tuple[np.ndarray, state.State]:
+    """Return the loss of each step, and the state after the last; one: the layers are held and run as one."""
     mesh, built, optimizer = mesh_.make(**sizes), model(), chain()
+    built, how = (layers.together(built), Execution(layers="scanned")) if one else (built, PLAIN)
     now = state.start(built, optimizer, seed=3, mesh=mesh, axes=AXES)
-    update = step.build(built, causal_lm.objective(built), optimizer, seed=3, mesh=mesh, axes=AXES)
+    update = step.build(built, causal_lm.objective(built), optimizer, seed=3, mesh=mesh, axes=AXES, how=how)
     losses = []
     for number in range(STEPS):
         now, sums = update(now, mesh_.put(batch(number), mesh))
@@ -68,12 +73,12 @@ def trained(**sizes: int) -> tuple[np.ndarray, state.State]:
 
 @pytest.fixture(scope="module")
 def alone() -> tuple[np.ndarray, state.State]:
-    return trained(data=1)
+    return trained({"data": 1})
 
 
-@pytest.fixture(scope="module", params=MESHES)
+@pytest.fixture(scope="module", params=WAYS)
 def spread(request: pytest.FixtureRequest) -> tuple[np.ndarray, state.State]:
-    return trained(**MESHES[request.param])
+    return trained(*WAYS[request.param])
 
 
 def test_fifty_steps_with_dropout_are_those_of_one_device(
@@ -81,7 +86,8 @@ def test_fifty_steps_with_dropout_are_those_of_one_device(
 ) -> None:
     np.testing.assert_allclose(spread[0][:10], alone[0][:10], rtol=1e-5)
     np.testing.assert_allclose(spread[0], alone[0], rtol=1e-4)
-    one, many = (tree.flatten(jax.device_get(now.params)) for _, now in (alone, spread))
+    one, many = (tree.flatten(jax.device_get(layers.apart(now.params))) for _, now in (alone, spread))
+    assert one.keys() == many.keys()
     for path, leaf in many.items():
         np.testing.assert_allclose(leaf, one[path], atol=1e-4, rtol=0, err_msg=path)
     assert alone[0][-1] < alone[0][0] - 0.5
@@ -100,7 +106,10 @@ def test_a_state_restores_onto_any_other_mesh(
         wanted = state.abstract(model(), chain(), mesh=mesh, axes=AXES)
         params, optimizer, _ = kept.restore(STEPS, wanted.params, wanted.optimizer)
         found = state.State(now.step, params, optimizer)
-        for leaf, before, place in zip(*map(jax.tree.leaves, (found, now, wanted)), strict=True):
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        for leaf, before, place in zip(
+            *map(jax.tree.leaves, (found, layers.apart(now), wanted)), strict=True
+        ):
             assert np.array_equal(np.asarray(leaf), np.asarray(before))
             if leaf is not now.step:
                 assert leaf.sharding.is_equivalent_to(place.sharding, leaf.ndim)
