@@ -14,7 +14,7 @@ BYTES = 257
 """Ids of the smallest byte-level vocabulary: what has fewer reads characters."""
 
 
-def session(case: Case, folder: Path, *, log: int, total: int) -> Any:
+def session(case: Case, folder: Path, *, log: int, total: int, layers: str = "unrolled") -> Any:
     """Return a session of `lmx train` on the reference texts of the running Python, ready for its first step.
 
     The text's rows are kept in the folder. Nothing is evaluated, sampled or saved; every `log` steps are
@@ -31,6 +31,7 @@ def session(case: Case, folder: Path, *, log: int, total: int) -> Any:
         "tokenizer.name": "characters" if characters else "bpe",
         "data.boundary": not characters,
         "data.folder": str(folder / f"rows-{case.T}-{case.V}"),
+        "execution.layers": layers,
         "batch.size": case.B,
         "batch.length": case.T,
         "total": f"{total} steps",

@@ -7,7 +7,7 @@ putting the batch on the device, hooks, and writing a record (metrics.jsonl, Ten
 step, or of every tenth as configs ask. "dispatch": the call of the jitted step itself, in CPU time of the
 thread that calls; most of it is XLA's, for each leaf of the state; beside it a call that adds 1 to each leaf
 and does nothing else. "in all": a loop that records each tenth step, and dispatch. `small` has 4 layers; `12
-layers` has the leaves of GPT-2 124M, but narrow. Medians of rounds in turn.
+layers` has the leaves of GPT-2 124M, but narrow; scanned layers are held as one. Medians of rounds in turn.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from _processes import environment, hold_cores, machine
 from _runs import Watched, session
 
 PACKAGES = ("jax", "numpy", "tensorboardX")
+NARROW = dataclasses.replace(CASES["124m"], V=2048, D=24, B=4, T=64)
 HOSTS = {
-    "small": CASES["small"],
-    "12 layers": dataclasses.replace(CASES["124m"], V=2048, D=24, B=4, T=64),
+    "small": (CASES["small"], "unrolled"),
+    "small, scanned": (CASES["small"], "scanned"),
+    "12 layers": (NARROW, "unrolled"),
+    "12 layers, scanned": (NARROW, "scanned"),
 }
 STEPS = 200
 LOGS = (1, 10)
@@ -73,7 +76,8 @@ def measure(name: str, rounds: int, folder: Path) -> str:
     from lmx.core import memory, mesh
 
     memory.tune_allocator(alike=True)
-    run = session(HOSTS[name], folder, log=1, total=STEPS)
+    case, layers = HOSTS[name]
+    run = session(case, folder, log=1, total=STEPS, layers=layers)
     rows, step = run.feed.batches.batch(0), run.step
     batch = mesh.put(rows, run.mesh)
     run.state, sums = step(run.state, batch)

@@ -45,7 +45,11 @@ whole GPUS 0
 held=$(seconds)
 ((GRACE <= 65535)) || fail "GRACE=$GRACE: expected at most 65535, which is all that sbatch takes"
 ((held == 0 || GRACE < held)) || fail "GRACE=$GRACE, TIME=$TIME: expected fewer seconds than the job's $held"
+[[ ${MEM:-1} =~ ^[0-9]+[KMGTkmgt]?[Bb]?$ ]] || fail "MEM=$MEM: expected a node's memory in MB, or with K, M, G or T, such as 64G"
 training "${arguments[@]}"
+workdir=$(value --workdir "${arguments[@]}")
+[[ ! $workdir/ =~ ^/(tmp|var/tmp|dev/shm)/ ]] ||
+    fail "--workdir $workdir: each node has that folder to itself; expected one that all of them share"
 program sbatch "submit from a machine of the cluster"
 PYTHON=${PYTHON:-$(command -v python || command -v python3 || echo python)}
 understood "$PYTHON" "${arguments[@]}"

@@ -74,7 +74,10 @@ def parsed(name: str) -> Slice:
         hint = did_you_mean(kind, CHIPS)
         raise UserError(f"topology {name!r}: {kind!r} is no chip known here{hint}; expected such as {known}")
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise UserError(f"topology {name!r}: expected the chips along each dimension, such as {known}")
+        raise UserError(
+            f"topology {name!r}: expected the chips along each dimension, "
+            f"numbers with x between them, such as {known}"
+        )
     sizes = tuple(map(int, shape.split("x")))
     if len(sizes) != DIMENSIONS[kind]:
         raise UserError(

@@ -77,6 +77,25 @@ def test_the_time_is_read_as_sbatch_reads_it(time: str, seconds: int | None, des
         assert f"GRACE={seconds}, TIME={time}: expected fewer seconds than the job's {seconds}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("changed", "workdir", "told"),
+    [
+        ({"MEM": "lots"}, "/work/run", "MEM=lots: expected a node's memory"),
+        ({"MEM": "1.5G"}, "/work/run", "MEM=1.5G: expected a node's memory"),
+        ({}, "/tmp/run", "--workdir /tmp/run: each node has that folder to itself"),
+        ({}, "/dev/shm/run", "--workdir /dev/shm/run: each node has that folder to itself"),
+    ],
+)
+def test_what_a_node_would_refuse_or_lose(
+    changed: dict[str, str], workdir: str, told: str, desk: Desk
+) -> None:
+    """In a dry run, too."""
+    asked = {"NODES": "2", "TIME": "60", **changed}
+    done = desk.run("slurm.sh", "--dry-run", "--config", "quickstart", "--workdir", workdir, **asked)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"slurm.sh: {told}")
+
+
 @pytest.mark.parametrize("time", ["soon", "2h", "1:2:3:4", "1-", "-1", ":30", "1-2-3", "1.5"])
 def test_no_time(time: str, desk: Desk) -> None:
     done = desk.run("slurm.sh", *TRAIN, NODES="1", TIME=time)

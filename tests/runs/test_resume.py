@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lmx import load
 from lmx.core import log
 from lmx.runs.checkpoints import Checkpoints
 
@@ -93,6 +95,26 @@ def test_a_run_goes_on_on_another_mesh(
     before, after = dict(losses(finished)), dict(losses(tmp_path / "run"))
     for step in (8, 10, 12):
         assert after[step] == pytest.approx(before[step], rel=1e-4)
+
+
+def test_layers_that_a_checkpoint_holds_as_one_come_apart(
+    train: Train, finished: Path, tmp_path: Path, signal_at: Any, capsys: Any
+) -> None:
+    """A loop over layers, then one after the other. Who reads the run never sees the loop."""
+    signal_at(5, signal.SIGTERM)
+    once = {"execution.layers": "scanned", "sample": "6 steps"}
+    assert train(tmp_path / "run", **once) == 75
+    names = json.loads((tmp_path / "run/checkpoints/5/facts/metadata").read_text())["leaves"]["params"]
+    assert names["block/all/attn/query/kernel"] == "float32(2, 16, 16)"
+    assert load(f"{tmp_path / 'run'}@5").params["block"]["1"]["attn"]["query"]["kernel"].shape == (16, 16)
+    capsys.readouterr()
+    assert train(tmp_path / "run") == 0
+    assert "resuming at step 5 of 12" in capsys.readouterr().err
+    before, after = dict(losses(finished)), dict(losses(tmp_path / "run"))
+    for step in (8, 10, 12):
+        assert after[step] == pytest.approx(before[step], rel=1e-4)
+    one, other = (json.loads((folder / "run.json").read_text()) for folder in (finished, tmp_path / "run"))
+    assert one["decayed"] == other["decayed"] and one["parameters"] == other["parameters"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
