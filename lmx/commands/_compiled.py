@@ -269,7 +269,7 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
         said += "" if found.fits else "; does not fit"
     lines.append(f"memory of a chip: {said}")
     done, needed = found.operations / 1e12, found.model / 1e12
-    lines.append(f"operations of a chip: {done:.3g} TFLOP, of which training needs {needed:.3g}")
+    lines.append(f"operations of a chip: {_number(done)} TFLOP, of which training needs {_number(needed)}")
     lines += [
         f"{one.kind}: {one.count} x {_bytes(one.size)} among {one.group}, {_bytes(one.sent)} sent by each"
         for one in found.messages
@@ -282,7 +282,7 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
         times = {"operations": bounds.compute, "memory": bounds.memory, "links": bounds.links}
         if found.moved is None:
             del times["memory"]
-        each = ", ".join(f"{1e3 * seconds:.3g} ms by {name}" for name, seconds in times.items())
+        each = ", ".join(f"{_time(seconds)} by {name}" for name, seconds in times.items())
         lines.append(
             f"a step takes at least {each}: the bound is {bounds.binds}, MFU at most {bounds.mfu:.0%}"
         )
@@ -291,6 +291,24 @@ def told(found: Compiled, slice_: chips.Slice) -> str:
                 "what memory allows is not told: of a loop (scanned layers, parts) one round is known"
             )
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    """Return three digits of a number, or all before its point.
+
+    >>> _number(9.8012), _number(1203.4)
+    ('9.8', '1,203')
+    """
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def _time(seconds: float) -> str:
+    """Return a time in the unit that suits it.
+
+    >>> _time(0.0497), _time(1.2034)
+    ('49.7 ms', '1.2 s')
+    """
+    return f"{_number(1e3 * seconds)} ms" if seconds < 0.9995 else f"{_number(seconds)} s"
 
 
 def _bytes(size: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -63,16 +64,20 @@ def test_the_shelf_is_whole() -> None:
     assert set(names("lmx.models")) == set(HEADS)
 
 
-WAYS = [
-    pytest.param(layers, remat, marks=[pytest.mark.slow] if (layers, remat) == ("scanned", "dots") else [])
-    for layers in execution.LAYERS
-    for remat in execution.REMAT
-    if (layers, remat) != ("unrolled", "none")  # the plain way itself
-]
+QUICK = {("gpt2", "scanned", "none"), ("gpt2", "unrolled", "dots"), ("gpt2", "unrolled", "block")} | {
+    (name, "scanned", "block") for name in HEADS
+}
+"""Those that are not left to the slow suite; half a minute to compile each."""
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize(("layers", "remat"), WAYS)
+@pytest.mark.parametrize(
+    ("name", "layers", "remat"),
+    [
+        pytest.param(*way, marks=[] if way in QUICK else [pytest.mark.slow])
+        for way in itertools.product(HEADS, execution.LAYERS, execution.REMAT)
+        if way[1:] != ("unrolled", "none")  # the plain way itself
+    ],
+)
 def test_remat_and_scan_change_nothing(name: str, remat: str, layers: str) -> None:
     fields = {"scale_attention_by_layer": True} if name == "gpt2" else {"pooler": False}
     _, objective, params, batch = made(name, **fields)

@@ -141,8 +141,9 @@ def test_report_is_written_again(finished: Path, tmp_path: Path, capsys: Any) ->
 def test_start_from_a_run_begins_with_its_parameters(
     train: Train, finished: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """One step at rate 0 (the first of a warm-up) leaves them as they were."""
+    """One step at rate 0 (the first of a warm-up) leaves them as they were, held as one and apart again."""
     changes = {"start": str(finished), "total": "1 steps", "optim.warmup": "1 steps"}
+    changes["execution.layers"] = "scanned"
     assert train(tmp_path / "run", **changes) == 0
     one, two = lmx.load(tmp_path / "run"), lmx.load(finished)
     for path, leaf in tree.flatten(two.params).items():
