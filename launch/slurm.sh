@@ -45,7 +45,8 @@ whole GPUS 0
 held=$(seconds)
 ((GRACE <= 65535)) || fail "GRACE=$GRACE: expected at most 65535, which is all that sbatch takes"
 ((held == 0 || GRACE < held)) || fail "GRACE=$GRACE, TIME=$TIME: expected fewer seconds than the job's $held"
-[[ ${MEM:-1} =~ ^[0-9]+[KMGTkmgt]?[Bb]?$ ]] || fail "MEM=$MEM: expected a node's memory in MB, or with K, M, G or T, such as 64G"
+[[ ${MEM:-1} =~ ^[0-9]+[KMGTkmgt]?[Bb]?$ ]] ||
+    fail "MEM=$MEM: expected a node's memory in MB, or with K, M, G or T, such as 64G"
 training "${arguments[@]}"
 workdir=$(value --workdir "${arguments[@]}")
 [[ ! $workdir/ =~ ^/(tmp|var/tmp|dev/shm)/ ]] ||
