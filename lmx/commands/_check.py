@@ -73,7 +73,7 @@ def common(config: Mapping[str, Any]) -> None:
     if last < 1 or best < 0:
         raise UserError(f"keep.last={last}, keep.best={best}; expected at least 1 and at least 0")
     _watch.Watch(config, better=1)
-    _build.execution(config)
+    _build.execution(config, backend="cpu")  # whichever, for JAX may not have started yet
     parts = config["batch"]["parts"]
     if parts < 1 or config["batch"]["size"] % parts:
         raise UserError(

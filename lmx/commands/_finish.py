@@ -62,15 +62,16 @@ def spent(session: Session) -> str:
     return f"goodput {found['share']:.0%} of {duration(found['wall'])}" + (f": {told}" if told else "")
 
 
-def finish(session: Session, made: int, say: Any) -> None:
-    """Write the export and the report, where they are not there yet."""
+def finish(session: Session, made: int, say: Any) -> Checkpoint:
+    """Write the export and the report, where they are not there yet; return what the run gives away."""
     folder = session.workdir / "export"
     found = session.checkpoint(made)
     session.feed.finish(found.params, session.workdir)
-    found = (
+    whole = (
         dataclasses.replace(found, params=processes.whole(found.params)) if processes.count() > 1 else found
     )
-    processes.by_first(lambda: _give_away(session, found, folder, say))
+    processes.by_first(lambda: _give_away(session, whole, folder, say))
+    return found
 
 
 def _give_away(session: Session, found: Checkpoint, folder: Path, say: Any) -> None:

@@ -13,7 +13,7 @@ import jax
 from lmx import tokenizer as tokenizers_
 from lmx.commands import _build, _hf, _members
 from lmx.core import config as config_
-from lmx.core import layers, layout, log, rng, tree
+from lmx.core import layout, log, rng, tree
 from lmx.core import mesh as mesh_
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model
@@ -125,7 +125,9 @@ def _read_run(kept: Checkpoints, folder: Path, which: str, cut: bool) -> Checkpo
         places = _places(shapes, facts["config"], cut)
         types = facts["leaves"]["params"]  # "bfloat16(8,)": an import may be in half precision
         wanted = tree.map_named(
-            lambda path, x: jax.ShapeDtypeStruct(x.shape, _type(types, path, x), sharding=places[path]),
+            lambda path, x: jax.ShapeDtypeStruct(
+                x.shape, types.get(path, str(x.dtype)).partition("(")[0], sharding=places[path]
+            ),
             shapes,
         )
         params, _, facts = kept.restore(step, wanted)
@@ -139,12 +141,6 @@ def _read_run(kept: Checkpoints, folder: Path, which: str, cut: bool) -> Checkpo
         config["data"] = {**config["data"], "folder": str(data)}
     text = data / "tokenizer"
     return Checkpoint(params, config, folder=str(text) if tokenizers_.exists(text) else None, step=step)
-
-
-def _type(types: Mapping[str, str], path: str, leaf: Any) -> str:
-    """Return the type that a checkpoint has for a leaf, by itself or with those of all layers."""
-    own = types.get(path) or types.get(layers.kind(path), str(leaf.dtype))
-    return own.partition("(")[0]
 
 
 def _places(shapes: Any, config: Mapping[str, Any], cut: bool) -> dict[str, jax.sharding.Sharding]:

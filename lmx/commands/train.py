@@ -159,10 +159,10 @@ def _train(
         # Another of several processes may have had the signal.
         return session.checkpoint(made), stopping.signal or signal.SIGTERM
     try:
-        _finish.finish(session, made, say)
+        found = _finish.finish(session, made, say)
     except KeyboardInterrupt:
         say(f"interrupted after the last step, which is saved; write export and report with:\n  {again}")
         return session.checkpoint(made), signal.SIGINT
     if tell:
         print(_finish.closing(session, made, again))
-    return session.checkpoint(made), None
+    return found, None

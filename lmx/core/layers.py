@@ -1,7 +1,7 @@
 """The layers of a model as one: the leaves of its blocks stacked along a first axis, and apart again.
 
-A loop over layers takes them stacked. Where they lie so between steps, too, a step copies none of them, XLA
-is given as many buffers as one layer has leaves, and each kind of leaf is updated by one program, however
+A loop over layers takes them stacked. Where they lie so between steps, too, no step stacks them, XLA is
+given as many buffers as one layer has leaves, and each kind of leaf is updated by one program, however
 many layers there are. Source: Bradbury et al. 2018, JAX, `jax.lax.scan`; the same arithmetic on each number.
 """
 

@@ -125,24 +125,24 @@ Layer = Callable[[Params, Array, Any], tuple[Array, dict[str, Any]]]
 def through(layer: Layer, leaves: Params, x: Array, count: int) -> tuple[Array, dict[str, Any]]:
     """Return x after the layers 0 … count - 1, and what their taps captured, stacked over the layers.
 
-    leaves: {"0": a layer's leaves, ...}, or {"all": those of all layers as one}. One after the other, or as a
-    loop over one compiled layer; with what the backward pass shall not keep computed again in it
+    leaves: {"0": a layer's leaves, ...}, or {"all": those of all `count` layers as one}. One after the other,
+    or as a loop over one compiled layer; with what the backward pass shall not keep computed again in it
     (`core.execution`).
     """
     how = execution.current()
     scans = how.layers == "scanned" and count > 1
     step = _remat(layer, how.remat, scans)
     if scans:
-        loop = (_first(leaves, count), jnp.arange(count))
+        loop = (leaves.get(layers.ALL) or _stacked(leaves, count), jnp.arange(count))
         return jax.lax.scan(lambda x, one: step(one[0], x, one[1]), x, loop)
     inside = []
     for i in range(count):
-        x, read = step(layer_of(leaves, i), x, i)
+        x, read = step(_layer(leaves, i), x, i)
         inside.append(read)
     return x, layers_.stack_captured(inside)
 
 
-def layer_of(leaves: Params, i: int) -> Params:
+def _layer(leaves: Params, i: int) -> Params:
     """Return the leaves of one layer."""
     if layers.ALL not in leaves:
         return leaves[str(i)]
@@ -150,11 +150,9 @@ def layer_of(leaves: Params, i: int) -> Params:
     return one
 
 
-def _first(leaves: Params, count: int) -> Params:
+def _stacked(leaves: Params, count: int) -> Params:
     """Return the leaves of the first layers as one."""
-    if layers.ALL not in leaves:
-        return jax.tree.map(lambda *each: jnp.stack(each), *(leaves[str(i)] for i in range(count)))
-    one: Params = jax.tree.map(lambda leaf: leaf[:count], leaves[layers.ALL])
+    one: Params = jax.tree.map(lambda *each: jnp.stack(each), *(leaves[str(i)] for i in range(count)))
     return one
 
 

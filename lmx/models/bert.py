@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import nnx
 
-from lmx.core import functions, layout
+from lmx.core import functions, layers, layout
 from lmx.core import rng as rng_
 from lmx.core.errors import UserError
 from lmx.core.hf_table import Entry, Table
@@ -195,12 +195,14 @@ def build(config: Config) -> Model:
         def layer(leaves: Params, x: Array, i: Any, first: bool = False) -> tuple[Array, dict[str, Any]]:
             return block.bind(leaves)(x, i, **seen, keys=keys, tapper=tapper, first=first)
 
-        last = config.layers - 1 if config.pooler and not tapper.taps else config.layers
+        # Layers that are held as one are not cut: it would cost a copy of all of them.
+        aside = config.pooler and not tapper.taps and not layers.stacked(params)
+        last = config.layers - 1 if aside else config.layers
         x, inside = blocks_.through(layer, params["block"], x, last)
         top = x
         if last < config.layers:
             # Under jit the last block costs its first place alone where nothing but the summary is read.
-            leaves, below = blocks_.layer_of(params["block"], last), x
+            leaves, below = params["block"][str(last)], x
             x, top = (layer(leaves, below, last, first=first)[0] for first in (False, True))
         x = tapper("final", x, config.layers, captured)
         outputs: Outputs = {"hidden": x}

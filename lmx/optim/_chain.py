@@ -51,11 +51,12 @@ def factors(params: Params, rules: Rules, *, some: bool = False) -> dict[str, fl
         return found
     for k, (pattern, _) in enumerate(rules):
         if k not in chosen.values():
-            hit = any(re.fullmatch(pattern, path) for path in found)
+            paths = [layers.first(path) for path in found]
+            hit = any(re.fullmatch(pattern, path) for path in paths)
             why = "only what rules before it match" if hit else "no trainable parameter"
             raise UserError(
                 f"optim.scales[{k}]: {pattern!r} matches {why}; patterns are for whole paths such as "
-                f"{next(iter(found), 'none')!r}"
+                f"{next(iter(paths), 'none')!r}"
             )
     if rules and not any(found.values()):
         raise UserError("optim.scales: every factor is 0, so that nothing would be trained")

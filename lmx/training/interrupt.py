@@ -31,7 +31,8 @@ class Stopping:
         """Ask for a stop, and say at once that it was heard, whatever is under way."""
         self.signal = signal.Signals(number)
         # By a thread, for a handler may interrupt another write to the same stream.
-        threading.Thread(target=self._say, args=(self.signal.name,), daemon=True).start()
+        with suppress(RuntimeError):  # no thread can be started: saving matters more
+            threading.Thread(target=self._say, args=(self.signal.name,), daemon=True).start()
 
     def _say(self, name: str) -> None:
         with suppress(OSError):  # nobody may be there to read it, and saving matters more

@@ -133,6 +133,12 @@ def test_a_process_that_dies_takes_the_others_along(died: str, other: str, desk:
     assert run.notes("TERM") == [f"{other} TERM"]
 
 
+def test_after_a_mistake_the_same_command_does_not_go_on(desk: Desk) -> None:
+    code, _, err = Run(desk, PROCESSES="2", DO_1="2").finish()
+    assert code == 2
+    assert "process 1 ended with code 2; so do the others\n" in err
+
+
 def test_a_process_that_hears_nothing_is_killed(desk: Desk) -> None:
     run = Run(desk, PROCESSES="2", DO_1="9", DEAF="yes", GRACE="1")
     assert run.finish()[0] == 9

@@ -157,11 +157,13 @@ def test_train_from_python(text: Path, tmp_path: Path) -> None:
 
     fields = config.load("pretrain/from_text")
     config.override(fields, {**TINY, "data.path": str(text), "total": "2 steps"})
+    config.override(fields, {"execution.layers": "scanned"})  # held as one, and given away apart
     found = lmx.train(fields, tmp_path / "run")
     assert found.step == 2
     assert (tmp_path / "run" / "data" / "manifest.json").is_file()
     (tmp_path / "run").rename(tmp_path / "m@ved")  # a run may be moved: its rows and tokenizer go with it
     moved = lmx.load(tmp_path / "m@ved")
+    assert tree.flatten(found.params).keys() == tree.flatten(moved.params).keys()
     for path, leaf in tree.flatten(found.params).items():
         np.testing.assert_array_equal(tree.flatten(moved.params)[path], leaf)
     assert len(lmx.generate(moved, ["A"], tokens=3)) == 1

@@ -170,6 +170,16 @@ def test_a_stop_is_told_at_once_whatever_is_under_way() -> None:
     assert not by_handler
 
 
+def test_a_stop_is_one_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with interrupt.watch(print) as stopping:
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping()
+
+
 def test_the_question_whether_to_stop_is_told_of_what_is_long(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

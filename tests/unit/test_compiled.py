@@ -74,6 +74,14 @@ def test_a_step_is_compiled_for_eight_devices(capsys: Any) -> None:
     assert f"of which training needs {per_token * 128 / 1e12:.3g}" in told
 
 
+def test_the_devices_are_simulated_where_a_process_has_none_yet(run_lmx: Any) -> None:
+    """As a user calls it, in a process of its own; scanned layers are compiled as they are held, as one."""
+    words = ["--config", "quickstart", "--topology", "cpu:2", "--config.execution.layers=scanned"]
+    done = run_lmx("compile", *words, env={"XLA_FLAGS": ""})
+    assert "cpu:2: 2 chips, 4 rows each; compiled in" in done.stdout
+    assert "all-reduce: " in done.stdout
+
+
 def test_chips_that_a_mesh_leaves_idle_are_told(capsys: Any) -> None:
     assert main(["compile", *EIGHT, *TINY, "--config.mesh.data=2", "--config.batch.size=4"]) == 0
     told = capsys.readouterr().out

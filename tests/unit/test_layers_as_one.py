@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from lmx import optim
 from lmx.commands import _build
 from lmx.core import config as config_
 from lmx.core import layers, layout, mesh, tree
+from lmx.core.errors import UserError
 from lmx.core.execution import Execution
 from lmx.models import gpt2
 from lmx.tasks import causal_lm
@@ -107,6 +109,40 @@ def test_who_holds_them_as_one(name: str, scales: Any, how: str, count: int, one
     optim.build(name, lambda count: 1e-2, scales=scales).init(jax.jit(held.init)(jax.random.key(0)))
 
 
+def frozen(pattern: str) -> Any:
+    """Return a model of three layers, of which those leaves are trained that match."""
+    return dataclasses.replace(made(3), trainable=lambda params: tree.mask(params, pattern))
+
+
+def test_what_is_trained_is_asked_of_each_layer() -> None:
+    config = config_.plain(config_.load("quickstart"))
+    config["model"] = {"name": "gpt2", **SIZES, "layers": 3}
+    config["execution"]["layers"] = "scanned"
+    one = _build.held(config, frozen(r"block/\d+/mlp/.*"))
+    on = tree.flatten(one.trainable(_build.shapes(one)))
+    assert on["block/all/mlp/up/kernel"] and not on["block/all/attn/out/kernel"] and not on["final/scale"]
+    some = frozen(r"block/[12]/.*")
+    assert _build.held(config, some) is some
+    params = jax.jit(made(3).init)(jax.random.key(0))
+    assert one.fold(layers.stack(params))["block"].keys() == {"0", "1", "2"}
+
+
+def test_runs_on_several_tasks_keep_them_apart() -> None:
+    """Each batch moves leaves of its own."""
+    model = made(3)
+    config = {"tasks": {"one": {}}, "execution": {"layers": "scanned"}}
+    assert _build.held(config, model) is model
+
+
+def test_rules_are_told_by_the_paths_of_layers() -> None:
+    params = layers.stack(jax.jit(made(3).init)(jax.random.key(0)))
+    rules = ((r"block/\d+/mlp/.*", 0.5), (r"block/\d+/mlp/up/.*", 0.1))
+    with pytest.raises(UserError, match="matches only what rules before it match"):
+        optim.build("adamw", lambda count: 1e-2, scales=rules).init(params)
+    with pytest.raises(UserError, match="whole paths such as 'block/0/"):
+        optim.build("adamw", lambda count: 1e-2, scales=(("up", 0.5),)).init({"block": params["block"]})
+
+
 def test_a_model_that_says_nothing_of_it_keeps_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the user's own may read its layers in another way."""
     config = config_.plain(config_.load("quickstart"))
@@ -147,6 +183,9 @@ def test_descriptions_turn_with_their_places() -> None:
     plain = state.start(made(3), chain, seed=0, mesh=there, axes=AXES)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
     assert isinstance(found.params["block"]["2"]["norm1"]["scale"].sharding, NamedSharding)
+    back = layers.turned(plain, one)
+    assert told(back) == told(one)
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (back, now)), strict=True))
 
 
 def test_the_program_does_not_grow_with_the_layers() -> None:
