@@ -143,8 +143,9 @@ def test_start_from_a_run_begins_with_its_parameters(
 ) -> None:
     """One step at rate 0 (the first of a warm-up) leaves them as they were, held as one and apart again."""
     changes = {"start": str(finished), "total": "1 steps", "optim.warmup": "1 steps"}
-    changes["execution.layers"] = "scanned"
+    changes |= {"execution.layers": "scanned", "export": "True"}
     assert train(tmp_path / "run", **changes) == 0
+    assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
     one, two = lmx.load(tmp_path / "run"), lmx.load(finished)
     for path, leaf in tree.flatten(two.params).items():
         np.testing.assert_array_equal(tree.flatten(one.params)[path], leaf, err_msg=path)
@@ -156,8 +157,10 @@ def test_train_from_python(text: Path, tmp_path: Path) -> None:
     from .conftest import TINY
 
     fields = config.load("pretrain/from_text")
-    config.override(fields, {**TINY, "data.path": str(text), "total": "2 steps"})
-    config.override(fields, {"execution.layers": "scanned"})  # held as one, and given away apart
+    often = {"total": "3 steps", "evaluate": "1 steps", "save": "1 steps", "keep.restore": "True"}
+    worse = {"optim.warmup": "3 steps", "optim.rate": "1"}  # by the third step it is worse
+    as_one = {"execution.layers": "scanned"}  # held so, and given away apart
+    config.override(fields, {**TINY, "data.path": str(text), **often, **worse, **as_one})
     found = lmx.train(fields, tmp_path / "run")
     assert found.step == 2
     assert (tmp_path / "run" / "data" / "manifest.json").is_file()
