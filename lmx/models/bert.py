@@ -195,13 +195,11 @@ def build(config: Config) -> Model:
         def layer(leaves: Params, x: Array, i: Any, first: bool = False) -> tuple[Array, dict[str, Any]]:
             return block.bind(leaves)(x, i, **seen, keys=keys, tapper=tapper, first=first)
 
-        # Layers that are held as one are not cut: it would cost a copy of all of them.
-        aside = config.pooler and not tapper.taps and not layers.stacked(params)
-        last = config.layers - 1 if aside else config.layers
+        last = config.layers - (config.pooler and not tapper.taps and not layers.stacked(params))
         x, inside = blocks_.through(layer, params["block"], x, last)
         top = x
         if last < config.layers:
-            # Under jit the last block costs its first place alone where nothing but the summary is read.
+            # Under jit it costs its first place alone where only the summary is read. A cut stack is a copy.
             leaves, below = params["block"][str(last)], x
             x, top = (layer(leaves, below, last, first=first)[0] for first in (False, True))
         x = tapper("final", x, config.layers, captured)
