@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,8 +49,11 @@ class Feed(Protocol):
         """Return what is trained."""
         ...
 
-    def figures(self, params: Any) -> dict[str, float]:
-        """Return the figures of the held-out split; `loss` is among them."""
+    def figures(self, params: Any, before: Callable[[], None] | None = None) -> dict[str, float]:
+        """Return the figures of the held-out split; `loss` is among them.
+
+        before: called before each batch, of several processes in all alike; what it raises ends the pass.
+        """
         ...
 
     def finish(self, params: Any, workdir: Path) -> None:

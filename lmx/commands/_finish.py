@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from lmx import optim
 from lmx.commands import _export, _members, _platform, _wire
 from lmx.core import config as config_
-from lmx.core import log, processes
+from lmx.core import layers, log, processes, tree
 from lmx.core import mesh as mesh_
 from lmx.core.progress import duration
 from lmx.report import page
@@ -34,12 +36,34 @@ def write_config(config: Mapping[str, Any], workdir: Path) -> None:
 def write_facts(session: Session, made: int, began: float) -> None:
     """Write run.json; the seconds of earlier starts of the run are added."""
     path = session.workdir / "run.json"
-    found = session.facts(made, began)
+    found = _facts(session, made, began)
     before = _wire.read_json(path) if path.exists() else {}
     if "seconds" in before:
         found["seconds"] = round(found["seconds"] + before["seconds"], 1)
         found["started"] = before["started"]
     facts.write(session.workdir, found)
+
+
+def _facts(session: Session, made: int, began: float) -> dict[str, Any]:
+    best = session.kept.best()
+    params = jax.eval_shape(layers.apart, session.state.params)
+    return {
+        **facts.environment(),
+        **facts.size(params),
+        "steps": made,
+        session.feed.unit: made * session.feed.per_step,
+        "seconds": round(time.monotonic() - began, 1),
+        "best": None if best is None else _best(session, best),
+        "data": session.feed.facts,
+        **session.costs,
+        "goodput": goodput.total(goodput.read(session.workdir)),
+        "decayed": [path for path, on in tree.flatten(optim.decayed(params)).items() if on],
+    }
+
+
+def _best(session: Session, step: int) -> dict[str, Any]:
+    figures = session.kept.facts(step)["figures"]
+    return {"step": step, "loss": figures["loss"], session.feed.score: figures[session.feed.score]}
 
 
 def opening(session: Session, made: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -65,11 +65,16 @@ class Judge:
         self._task.decode([], Encoded([], []), nothing, facts=self._config["facts"], **options)
 
     def predictions(
-        self, params: Any, split: _examples.Split, *, targets: bool = True
+        self,
+        params: Any,
+        split: _examples.Split,
+        *,
+        targets: bool = True,
+        before: Callable[[], None] | None = None,
     ) -> tuple[list[dict[str, Any]], float]:
         """Return (a prediction of each example, the mean loss). targets: whether the examples have them; the
-        loss is NaN without."""
-        outputs, loss = self._outputs(params, split, targets)
+        loss is NaN without. before: called before each batch; what it raises ends the pass."""
+        outputs, loss = self._outputs(params, split, targets, before)
         found: list[dict[str, Any]] = self._told("decode", split, outputs)
         return found, loss
 
@@ -82,10 +87,16 @@ class Judge:
         each = self._told("losses", split, outputs) if hasattr(self._task, "losses") else None
         return self._told("decode", split, outputs), loss, each
 
-    def _outputs(self, params: Any, split: _examples.Split, targets: bool) -> tuple[dict[str, Any], float]:
+    def _outputs(
+        self,
+        params: Any,
+        split: _examples.Split,
+        targets: bool,
+        before: Callable[[], None] | None = None,
+    ) -> tuple[dict[str, Any], float]:
         batches = sorted_batches(split.encoded.features, **self._shape)
         run = self._with_loss if targets else self._alone
-        outputs, sums = predict.over(run, params, batches, mesh=self._mesh)
+        outputs, sums = predict.over(run, params, batches, mesh=self._mesh, before=before)
         return outputs, sums["loss"] / sums["weight"] if sums.get("weight") else float("nan")
 
     def _told(self, function: str, split: _examples.Split, outputs: Mapping[str, Any]) -> Any:

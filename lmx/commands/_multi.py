@@ -105,7 +105,7 @@ class Multi:
         own = {name: feed.objective() for name, feed in self._feeds.items()}
         return self._members.objective(own, self._weights)
 
-    def figures(self, params: Any) -> dict[str, float]:
+    def figures(self, params: Any, before: Callable[[], None] | None = None) -> dict[str, float]:
         """Return each task's figures on its validation split as NAME/FIGURE, and two of all tasks.
 
         `score` is the mean of the figures by which each task chooses, a loss negated: the higher the better.
@@ -114,7 +114,7 @@ class Multi:
         found: dict[str, float] = {}
         scores, losses = [], []
         for name, feed in self._feeds.items():
-            own = feed.figures(self._members.take(params, name))
+            own = feed.figures(self._members.take(params, name), before)
             found |= {f"{name}/{figure}": value for figure, value in own.items()}
             scores.append(feed.better * own[feed.score])
             losses.append(self._weights[name] * own["loss"])

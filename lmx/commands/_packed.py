@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,7 +89,7 @@ class Packed:
         """Return the objective of the config's task."""
         return _build.objective(self._config, self._model)
 
-    def figures(self, params: Any) -> dict[str, float]:
+    def figures(self, params: Any, before: Callable[[], None] | None = None) -> dict[str, float]:
         """Return the task's figures on all held-out rows, `loss` among them."""
         whole = batches_.whole(
             self._held_out,
@@ -97,7 +97,8 @@ class Packed:
             encode=self._judging,
             places=mesh_.places(self._size, self._mesh),
         )
-        return self._metric.finish(evaluate.over(self._evaluate, params, whole, mesh=self._mesh))
+        sums = evaluate.over(self._evaluate, params, whole, mesh=self._mesh, before=before)
+        return self._metric.finish(sums)
 
     def finish(self, params: Any, workdir: Path) -> None:
         """There is nothing more to write."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
@@ -21,12 +20,13 @@ from lmx.commands._cost import Cost
 from lmx.commands._feed import Feed
 from lmx.commands._watch import Watch
 from lmx.core import config as config_
-from lmx.core import layers, layout, log, processes, tree
+from lmx.core import layers, layout, log, processes
 from lmx.core.errors import UserError
 from lmx.core.types import Checkpoint, Model, Sums
-from lmx.runs import checkpoints, facts
-from lmx.training import goodput, loop, meter, state, step
+from lmx.runs import checkpoints
+from lmx.training import loop, meter, state, step
 from lmx.training.hooks import Hook, falls
+from lmx.training.interrupt import PutOffError, Question
 from lmx.training.members import Members
 from lmx.training.profile import Profile
 from lmx.training.record import Listener, Recorder, diverged
@@ -113,7 +113,8 @@ class Session:
         )
         self.validation: dict[int, dict[str, float]] = {}
         self.watch = Watch(config, better=feed.better)
-        self._costs: dict[str, Any] = {}  # nothing before a step is made
+        self._owed = False  # whether a stop has put off what belongs to the step that is saved
+        self.costs: dict[str, Any] = {}  # what run.json says of them; nothing before a step is made
 
     def _durations(self) -> None:
         batches, known = self.feed.batches, self.feed.unit == "tokens"
@@ -164,6 +165,7 @@ class Session:
                     "name another workdir"
                 )
             made = int(known["step"])
+            self._owed = known.get("owed", False)
             self.watch.resume(known["watch"])
             if optimizer.average is not None:
                 params, optimizer = optim.exchanged(optimizer, params)
@@ -184,6 +186,10 @@ class Session:
         if self._keep is not None:
             processes.by_first(self._keep)
         return made
+
+    def finished(self, made: int) -> bool:
+        """Tell whether nothing is left to train, and nothing owed."""
+        return not self._owed and (made >= self.total or self.watch.stop)
 
     def run(self, made: int, stopping: Any, *, began: float | None = None, profile: int = 0) -> int:
         """Train from step `made` to the end, or until `stopping`; return the steps made.
@@ -210,14 +216,17 @@ class Session:
                 aside=partial(self._beside, "profiling"),
                 say=self.say,
             )
+            self._stopping = Question(processes.asked_by_any(stopping))
             try:
-                made = self._loop(made, stopping, traced)
+                self._settle(made)
+                if not (self._owed or self.watch.stop):
+                    made = self._loop(made, traced)
             finally:
                 with self.cost.watch.on("saving"):
                     self.record.close()
                     self.kept.close()
         self.cost.mark(made)
-        self._costs = self.cost.facts()
+        self.costs = self.cost.facts()
         return made
 
     def _recorder(self, made: int) -> Recorder | Listener:
@@ -226,13 +235,14 @@ class Session:
         return Recorder(
             self.workdir,
             start=made,
+            owed=self._owed,
             total=self.total,
             per_step=self.feed.per_step,
             unit=self.feed.unit,
             cost=self.cost.figures,
         )
 
-    def _loop(self, made: int, stopping: Any, traced: Profile) -> int:
+    def _loop(self, made: int, traced: Profile) -> int:
         hooks = (
             Hook(1, self._reach),
             Hook(self.every["log"], self._log, last=True, gather=True),
@@ -249,8 +259,8 @@ class Session:
                 total=self.total,
                 mesh=self.mesh,
                 hooks=hooks,
-                stopping=processes.asked_by_any(stopping),
-                satisfied=lambda: self.watch.stop,
+                stopping=self._stopping,
+                satisfied=lambda: self.watch.stop or self._owed,
             )
         return made
 
@@ -271,10 +281,14 @@ class Session:
         self.cost.mark(made)
 
     def _evaluate(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
-        if made in self.validation:
+        if made in self.validation or self._owed:
             return None
-        with self._beside("evaluating", window):
-            figures = self.feed.figures(self._shown(now))
+        try:
+            with self._beside("evaluating", window):
+                figures = self.feed.figures(self._shown(now), self._stopping.put_off)
+        except PutOffError:
+            self._owed = True
+            return None
         self.validation[made] = figures
         self.record.evaluation(made, "validation", figures)
         before = self.watch.scale
@@ -300,11 +314,31 @@ class Session:
             if not (math.isfinite(norm) and state.finite(now.params)):
                 what = f"the gradient norm is {norm}, or parameters are not finite"
                 raise UserError(diverged(self.workdir, made, what))
+        changed = self._figured(made, now, window)
+        if self._stopping.yes and falls(made, self.every.get("sample", 0)):
+            self._owed = True
+        self._keep_state(made, changed or now)
+        return changed
+
+    def _figured(self, made: int, now: state.State, window: list[Sums]) -> state.State | None:
+        """Evaluate where a checkpoint is planned, for one without a figure could not be the best."""
         planned = made == self.total or self.watch.stop or falls(made, self.every["save"])
-        changed = None
-        if planned:  # a checkpoint without a figure could not be the best
-            changed = self._evaluate(made, now, window)
-        now = changed or now
+        return self._evaluate(made, now, window) if planned else None
+
+    def _settle(self, made: int) -> None:
+        """Do what a stop has put off at this step, and save it anew with that."""
+        if not self._owed:
+            return
+        self._owed = False
+        if falls(made, self.every["evaluate"]):
+            self.state = self._evaluate(made, self.state, []) or self.state
+        self.state = self._figured(made, self.state, []) or self.state
+        if not self._owed:
+            if falls(made, self.every.get("sample", 0)):
+                self._sample(made, self.state, [])
+            self._keep_state(made, self.state, again=True)
+
+    def _keep_state(self, made: int, now: state.State, again: bool = False) -> None:
         figures = self.validation.get(made, {})
         params, optimizer = now.params, now.optimizer
         if optimizer.average is not None:  # who reads the checkpoint gets what was evaluated
@@ -321,9 +355,10 @@ class Session:
                     "rank": self._rank(figures),
                     "data": self.feed.fingerprint,
                     "watch": self.watch.state(),
+                    "owed": self._owed,
                 },
+                again=again,
             )
-        return changed
 
     def _rank(self, figures: Mapping[str, float]) -> float | None:
         """Return what checkpoints are ordered by, the lower the better; None without a score."""
@@ -331,30 +366,11 @@ class Session:
         return None if math.isnan(score) else -self.feed.better * score
 
     def _sample(self, made: int, now: state.State, window: list[Sums]) -> None:
+        if self._owed:
+            return
         with self._beside("sampling", window):
             for prompt, text in self.feed.samples(self._given(now), made):
                 self.record.sample(made, prompt, text)
-
-    def facts(self, made: int, started: float) -> dict[str, Any]:
-        """Return what run.json holds."""
-        best = self.kept.best()
-        params = jax.eval_shape(layers.apart, self.state.params)
-        return {
-            **facts.environment(),
-            **facts.size(params),
-            "steps": made,
-            self.feed.unit: made * self.feed.per_step,
-            "seconds": round(time.monotonic() - started, 1),
-            "best": None if best is None else self._best(best),
-            "data": self.feed.facts,
-            **self._costs,
-            "goodput": goodput.total(goodput.read(self.workdir)),
-            "decayed": [path for path, on in tree.flatten(optim.decayed(params)).items() if on],
-        }
-
-    def _best(self, step: int) -> dict[str, Any]:
-        figures = self.kept.facts(step)["figures"]
-        return {"step": step, "loss": figures["loss"], self.feed.score: figures[self.feed.score]}
 
     def checkpoint(self, made: int) -> Checkpoint:
         """Return what the run gives away: its last parameters, or, with `keep.restore`, its best."""

@@ -160,10 +160,10 @@ class Supervised:
         """Return the objective of the config's task."""
         return _build.objective(self._prepared.config, self._model)
 
-    def figures(self, params: Any) -> dict[str, float]:
+    def figures(self, params: Any, before: Callable[[], None] | None = None) -> dict[str, float]:
         """Return the task's figures on the validation split, with the loss."""
         split = self._prepared.splits["validation"]
-        found, loss = self.judge.predictions(params, split)
+        found, loss = self.judge.predictions(params, split, before=before)
         return self.judge.figures(found, self.judge.references(split), loss)
 
     def finish(self, params: Any, workdir: Path) -> None:

@@ -145,7 +145,7 @@ def _train(
     with interrupt.watch(say) as stopping:
         made = session.open()
         processes.by_first(lambda: _finish.write_config(config, workdir))
-        if made >= session.total or session.watch.stop:
+        if session.finished(made):
             say(f"{workdir}: done already, {made} steps; nothing to train")
             if not (workdir / "run.json").exists():
                 processes.by_first(lambda: _finish.write_facts(session, made, began))
@@ -154,7 +154,7 @@ def _train(
             made = session.run(made, stopping, began=began, profile=profile)
             processes.by_first(lambda: _finish.write_facts(session, made, began))
             say(_finish.spent(session))
-    if made < session.total and not session.watch.stop:
+    if not session.finished(made):
         say(f"stopped at step {made} of {session.total} and saved; go on with:\n  {again}")
         # Another of several processes may have had the signal.
         return session.checkpoint(made), stopping.signal or signal.SIGTERM

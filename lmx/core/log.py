@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +168,22 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def truncate_after(path: str | os.PathLike[str], step: int) -> int:
     """Drop the records whose `step` is greater than `step`; return how many were dropped.
 
-    For resuming, so that no step appears twice. The file is replaced whole by a rename; the lines that
-    stay keep their bytes, and records without a step stay. A missing file has nothing to drop.
+    For resuming, so that no step appears twice. Records without a step stay.
+    """
+    return drop(path, lambda record: _after(record.get("step"), step))
+
+
+def drop(path: str | os.PathLike[str], lost: Callable[[dict[str, Any]], bool]) -> int:
+    """Drop the records of which `lost` is true; return how many were dropped.
+
+    The file is replaced whole by a rename; the lines that stay keep their bytes. A missing file has nothing
+    to drop.
     """
     path = Path(path)
     if not path.exists():
         return 0
     lines = _lines(path)
-    kept = [line for line, record in lines if not _after(record.get("step"), step)]
+    kept = [line for line, record in lines if not lost(record)]
     if len(kept) < len(lines):
         write_whole(path, b"".join(line + b"\n" for line in kept))
     return len(lines) - len(kept)

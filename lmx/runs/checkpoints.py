@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,9 @@ from lmx.core.errors import UserError, one_line
 from lmx.runs import digests
 
 Say = Callable[[str], None]
+
+BEFORE = ".before"
+"""What the name of a checkpoint ends in while another of its step is written."""
 
 
 class WriteError(UserError):
@@ -67,10 +71,19 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         return self._manager
 
-    def save(self, step: int, params: Any, optimizer: Any = None, *, facts: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        params: Any,
+        optimizer: Any = None,
+        *,
+        facts: Mapping[str, Any],
+        again: bool = False,
+    ) -> None:
         """Start to save; the arrays may be donated at once, for Orbax holds them on the host when it returns.
 
-        optimizer: None where there is none, as in what was imported.
+        optimizer: None where there is none, as in what was imported. again: this step has a checkpoint, which
+        is kept as `STEP.before` until this one is there.
         Errors: WriteError where the save before this one failed (disk full, say); the older ones are kept.
         """
         self.wait()
@@ -83,6 +96,8 @@ class Checkpoints:
         }
         sealed = seal({**facts, **own})
         items = {name: ocp.args.StandardSave(item) for name, item in trees.items()}
+        if again:
+            self._rename(step, f"{step}{BEFORE}")
         try:
             everything = ocp.args.Composite(**items, facts=ocp.args.JsonSave(sealed))
             self.manager.save(step, args=everything, force=True)
@@ -106,6 +121,7 @@ class Checkpoints:
             if processes.first():
                 for step in self.steps():
                     self._list_files(self.folder / str(step))
+                self._settle_replaced()
             # Orbax deletes with all processes together: what goes, the first one says.
             surplus = json.loads(processes.shared(json.dumps(self.surplus() if processes.first() else [])))
             for step in surplus:
@@ -122,6 +138,16 @@ class Checkpoints:
         if not (folder / digests.FILES).exists() and any(folder.iterdir()):
             text = json.dumps(digests.of_files(folder), indent=1)
             log.write_whole(folder / digests.FILES, text.encode())
+
+    def _settle_replaced(self) -> None:
+        """Of each checkpoint that was to be replaced remove the old one where the new one is there, else take
+        the old one back."""
+        for old in self.folder.glob(f"*{BEFORE}"):
+            new = old.with_suffix("")
+            if new.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(new)
 
     def surplus(self) -> list[int]:
         """Return the steps that retention lets go."""
@@ -229,6 +255,7 @@ class Checkpoints:
         Those that do not are named and set aside as `STEP.damaged`, so that the run can save their steps
         again. Only for the run's own process, which holds its lock.
         """
+        processes.by_first(self._settle_replaced)
         broken: list[int] = []
         for step in reversed(self.steps()):
             try:
@@ -248,15 +275,18 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> Path:
+        taken = sum(1 for _ in self.folder.glob(f"{step}.damaged*"))
+        return self._rename(step, f"{step}.damaged{taken or ''}")
+
+    def _rename(self, step: int, name: str) -> Path:
         """Rename a step's folder and forget what Orbax remembers of it."""
         if self._manager is not None:
             self._manager.close()
             self._manager = None
         self._ranks.pop(step, None)
-        taken = sum(1 for _ in self.folder.glob(f"{step}.damaged*"))
-        aside = self.folder / f"{step}.damaged{taken or ''}"
-        processes.by_first(lambda: (self.folder / str(step)).rename(aside))
-        return aside
+        to = self.folder / name
+        processes.by_first(lambda: (self.folder / str(step)).rename(to))
+        return to
 
     def close(self) -> None:
         """Finish the save in flight and free the manager's threads, which write no more after this.

@@ -29,12 +29,19 @@ def build(objective: Objective, *, mesh: Mesh, how: Execution = PLAIN) -> Evalua
 
 
 def over(
-    evaluate: Evaluate, params: Params, batches: Iterable[Mapping[str, np.ndarray]], *, mesh: Mesh
+    evaluate: Evaluate,
+    params: Params,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    mesh: Mesh,
+    before: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Return the sums over all batches."""
+    """Return the sums over all batches. before: called before each; what it raises ends the pass."""
     total: dict[str, float] = {}
     params = mesh_.place(params, mesh)
     for batch in batches:
+        if before is not None:
+            before()
         for name, value in jax.device_get(evaluate(params, mesh_.put(batch, mesh))).items():
             total[name] = total.get(name, 0.0) + float(value)
     return total

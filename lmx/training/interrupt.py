@@ -36,10 +36,31 @@ class Stopping:
 
     def _say(self, name: str) -> None:
         with suppress(OSError):  # nobody may be there to read it, and saving matters more
-            self._notice(
-                f"{name}: stopping after this step, and what is under way beside it, and saving; "
-                "once more to quit at once"
-            )
+            self._notice(f"{name}: stopping after this step and saving; once more to quit at once")
+
+
+class PutOffError(Exception):
+    """Ends an evaluation that a stop puts off until the run goes on."""
+
+
+class Question:
+    """Whether to stop: once the answer was yes it stays so.
+
+    asked: whether any process is asked to, told whether something long is about to follow.
+    """
+
+    def __init__(self, asked: Callable[[bool], bool]) -> None:
+        self.yes, self._asked = False, asked
+
+    def __call__(self, long: bool) -> bool:
+        """Put the question; in several processes all must, and have one answer."""
+        self.yes = self.yes or self._asked(long)
+        return self.yes
+
+    def put_off(self) -> None:
+        """Raise PutOffError where the answer is yes: what is under way would keep a stop waiting."""
+        if self(False):
+            raise PutOffError
 
 
 @contextmanager

@@ -29,9 +29,9 @@ def run(
     """Make the steps `start` … `total` - 1 and return the state with the number of steps made.
 
     batches: those of step `start` and after. stopping: asked after each step, before its hooks, and told
-    whether one of them is long; satisfied: after them, for an evaluation may ask for the end. True ends the
-    loop early, and the hooks that run last run then. Steps are sent off without waiting for their results; a
-    hook that reads a sum waits for it.
+    whether one of them is long; satisfied: after them, for an evaluation may ask for the end, or be put off.
+    True ends the loop early, and the hooks that run last run then. Steps are sent off without waiting for
+    their results; a hook that reads a sum waits for it.
     """
     made = start
     pending: list[list[Sums]] = [[] for _ in hooks]

@@ -46,16 +46,20 @@ def over(
     batches: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
     *,
     mesh: Mesh,
+    before: Callable[[], None] | None = None,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
     """Return ({output: one row per feature, in the order of the features}, added sums).
 
     batches: (indices of the features, batch), as `lmx.batches.sorted_batches` yields them; rows beyond the
-    indices fill the batch up and are dropped.
+    indices fill the batch up and are dropped. before: called before each batch; what it raises ends the
+    pass.
     """
     rows: dict[str, dict[int, np.ndarray]] = {}
     total: dict[str, float] = {}
     params = mesh_.place(params, mesh)
     for indices, batch in batches:
+        if before is not None:
+            before()
         found, sums = jax.device_get(predict(params, mesh_.put(mesh_.part(batch, mesh), mesh)))
         for name, values in found.items():
             rows.setdefault(name, {}).update(zip(indices.tolist(), values, strict=False))

@@ -81,8 +81,10 @@ class Recorder:
     """The record of one run.
 
     workdir: the run's folder. start: the step it goes on from; what was recorded after it is dropped, so that
-    no step appears twice. per_step: what one step reads, in units of "tokens" or "examples". cost: what the
-    steps since its last call cost, such as `mfu`; asked once all of them are made.
+    no step appears twice. owed: the evaluation and samples of that step are yet to be made; what is there of
+    them, by a start that died before it could save, is dropped too. per_step: what one step reads, in units
+    of "tokens" or "examples". cost: what the steps since its last call cost, such as `mfu`; asked once all of
+    them are made.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Recorder:
         workdir: Path,
         *,
         start: int,
+        owed: bool,
         total: int,
         per_step: int,
         unit: str,
@@ -97,6 +100,8 @@ class Recorder:
     ) -> None:
         for name in ("metrics.jsonl", "samples.jsonl"):
             log.truncate_after(workdir / name, start)
+            if owed:
+                log.drop(workdir / name, lambda one: one.get("step") == start and one.get("kind") != "train")
         self.workdir = workdir
         self.metrics = log.Jsonl(workdir / "metrics.jsonl")
         self.samples = log.Jsonl(workdir / "samples.jsonl")

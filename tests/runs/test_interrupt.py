@@ -166,7 +166,7 @@ def test_a_stop_is_told_at_once_whatever_is_under_way() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert told.wait(20)
     ((line, by_handler),) = said
-    assert line.startswith("SIGTERM: stopping after this step, and what is under way beside it, and saving")
+    assert line.startswith("SIGTERM: stopping after this step and saving")
     assert not by_handler
 
 

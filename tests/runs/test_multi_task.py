@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lmx.__main__ import main
 from lmx.commands import _bodies, _build
 from lmx.core import tree
 from lmx.hf import oracle
+from lmx.training import predict
 
 from . import _film
 
@@ -195,15 +198,29 @@ def test_a_checkpoint_of_one_task_has_no_other(
 
 
 def test_a_run_that_is_stopped_ends_in_the_same_bits(
-    start: Path, data: Path, finished: Path, tmp_path: Path
+    start: Path, data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second half is cut off and made again: the same tasks in the same order, the same batches."""
+    """The second half is cut off and made again: the same tasks in the same order, the same batches. A stop
+    while the second task is evaluated puts off the evaluation of both."""
     half = tmp_path / "half"
     shutil.copytree(finished, half)
     shutil.rmtree(half / "checkpoints" / "120")
     for path in (*half.glob("predictions-*"), half / "metrics.json"):
         path.unlink()
     shutil.rmtree(half / "export")
+    with monkeypatch.context() as patch:
+        plain, passes = predict.over, list[int]()
+
+        def over(*args: Any, before: Callable[[], None], **kwargs: Any) -> Any:
+            passes.append(len(passes) + 1)
+            if passes == [1, 2]:
+                signal.raise_signal(signal.SIGTERM)
+            return plain(*args, before=before, **kwargs)
+
+        patch.setattr(predict, "over", over)
+        assert main(words(start, data, half)) == 75
+    assert passes == [1, 2]
+    assert json.loads((half / "metrics.jsonl").read_text().splitlines()[-1])["kind"] == "train"
     assert main(words(start, data, half)) == 0
     for name in ("mood", "words"):
         ours, theirs = (lmx.load(f"{path}@120", task=name).params for path in (half, finished))
