@@ -209,7 +209,15 @@ def test_targets_may_be_missing_where_predictions_are_asked_for(
         module.learn(bare, **_build.options_of(config, "learn"))
 
 
-@pytest.mark.parametrize(("name", "options", "raw"), CASES)
+@pytest.mark.parametrize(
+    ("name", "options", "raw"),
+    [
+        case
+        if case.id in ("sequence_classification-", "question_answering-", "instruction-")
+        else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_padding_changes_no_loss(name: str, options: Any, raw: Any, text: tokenizer.Tokenizer) -> None:
     """Neither more of it on the right, nor the unlabelled rows that fill a batch up.
 

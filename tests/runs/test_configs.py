@@ -30,7 +30,7 @@ def pretraining() -> Iterator[str]:
 # The sizes are gpt2 but for numbers that a test of any speed replaces; CI runs the quickstart from a wheel.
 # Other tests of runs go by pretrain/from_text, and tests of the mixture by a config of their own.
 SLOW = ("gpt2_medium", "gpt2_large", "gpt2_xl", "quickstart", "small_mix", "from_text")
-FINE_SLOW = ("multi", "banking77", "rte", "stsb_cosine")
+FINE_SLOW = ("multi", "banking77", "rte", "stsb_cosine", "mrpc", "completion", "summary")
 
 
 @pytest.mark.parametrize(
