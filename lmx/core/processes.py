@@ -174,12 +174,13 @@ def after_first(work: Callable[[], Found]) -> Found:
 def asked_by_any(
     asked: Callable[[], bool], *, within: float = WITHIN, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[bool], bool]:
-    """Return the question whether any process is asked to stop, for each step; it is told whether something
-    long is about to follow this one, in all processes alike.
+    """Return the question whether any process is asked to stop, for each step and each batch of an
+    evaluation; it is told whether something long is about to follow, in all processes alike.
 
-    It is put to the others about every `within` seconds, for all to answer alike: after the first step, and
-    then after as many as the slowest process makes in that time by what it took since it was put last. And
-    before something long, and at the step after that, of which the pace would tell nothing.
+    It is put to the others about every `within` seconds, for all to answer alike: at the first time, and then
+    after as many as the slowest process makes in that time by what it took since it was put last, but no more
+    than twice as many as then, for what follows may take far longer. And before something long, and at the
+    next time after that, of which the pace would tell nothing.
     """
     if count() == 1:
         return lambda long: asked()
@@ -192,8 +193,8 @@ def asked_by_any(
             return False
         now = clock()
         said = gathered([float(bool(asked())), (now - before) / steps])
+        left = 1 if long else max(1, min(int(within / max(said[:, 1].max(), 1e-9)), 2 * steps))
         steps, before = 0, now
-        left = 1 if long else max(1, int(within / max(said[:, 1].max(), 1e-9)))
         return bool(said[:, 0].any())
 
     return agreed

@@ -39,7 +39,8 @@ def run(
     while made < total:
         state, sums = step(state, mesh_.put(next(stream), mesh))
         made += 1
-        ends = made == total or stopping(any(hook.long and hook.due(made, False) for hook in hooks))
+        asked = stopping(any(hook.long and hook.due(made, made == total) for hook in hooks))
+        ends = made == total or asked
         for hook, seen in zip(hooks, pending, strict=True):
             seen[len(seen) if hook.gather else 0 :] = [sums]
             if hook.due(made, ends):

@@ -80,8 +80,8 @@ def test_the_time_is_read_as_sbatch_reads_it(time: str, seconds: int | None, des
 @pytest.mark.parametrize(
     ("changed", "workdir", "told"),
     [
-        ({"MEM": "lots"}, "/work/run", "MEM=lots: expected a node's memory"),
-        ({"MEM": "1.5G"}, "/work/run", "MEM=1.5G: expected a node's memory"),
+        ({"MEM": "lots"}, "/shared/run", "MEM=lots: expected a node's memory"),
+        ({"MEM": "1.5G"}, "/shared/run", "MEM=1.5G: expected a node's memory"),
         ({}, "/tmp/run", "--workdir /tmp/run: each node has that folder to itself"),
         ({}, "/var/tmp/run", "--workdir /var/tmp/run: each node has that folder to itself"),
         ({}, "/dev/shm/run", "--workdir /dev/shm/run: each node has that folder to itself"),

@@ -191,7 +191,7 @@ def test_the_question_whether_to_stop_is_told_of_what_is_long(
 
     monkeypatch.setattr(loop, "run", run)
     assert train(tmp_path / "run", evaluate="4 steps", sample="5 steps", save="7 steps") == 0
-    assert [made for made, long in enumerate(told, 1) if long] == [4, 5, 7, 8, 10]  # 12 is the end
+    assert [made for made, long in enumerate(told, 1) if long] == [4, 5, 7, 8, 10, 12]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from lmx import load
 from lmx.core import log, tree
+from lmx.runs.checkpoints import Checkpoints
 
 from .conftest import digest, options
 
@@ -142,6 +143,47 @@ def test_a_signal_to_one_of_two_saves_and_the_same_command_goes_on(
     again = start(text, rows, lmx_environment, tmp_path / "run", 2, **fields)
     assert again.codes() == [0, 0], again.told()
     assert "resuming at step" in again.said[0].read_text()
+
+
+IN_EVALUATION = """
+import os, signal, sys
+from lmx.training import evaluate
+plain, passes = evaluate.over, []
+def over(*given, before, **options):
+    passes.append(0)
+    def counted():
+        passes[-1] += 1
+        if os.environ["LMX_PROCESS"] == "1" and len(passes) == 2 and passes[-1] == 2:
+            signal.raise_signal(signal.SIGTERM)
+        before()
+        print("batch", len(passes), passes[-1], flush=True)
+    return plain(*given, before=counted, **options)
+evaluate.over = over
+from lmx.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""lmx, of which the second process gets a signal within its second evaluation."""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_within_an_evaluation_puts_it_off(
+    text: Path, rows: Path, tmp_path: Path, lmx_environment: dict[str, str]
+) -> None:
+    fields = {"total": "12 steps", "save": "4 steps", "evaluate": "4 steps"}
+    made = start(text, rows, lmx_environment, tmp_path / "run", 2, ("-c", IN_EVALUATION), **fields)
+    assert made.codes() == [75, 75], made.told()
+    seen = [[line for line in file.read_text().splitlines() if "batch 2 " in line] for file in made.said]
+    assert seen[0] == seen[1], "all leave the evaluation before the same batch"
+    assert Checkpoints(tmp_path / "run" / "checkpoints").facts(8)["owed"] is True
+    again = start(text, rows, lmx_environment, tmp_path / "run", 2, **fields)
+    assert again.codes() == [0, 0], again.told()
+    assert Checkpoints(tmp_path / "run" / "checkpoints").facts(8)["owed"] is False
+    whole = start(text, rows, lmx_environment, tmp_path / "whole", 2, **fields)
+    assert whole.codes() == [0, 0], whole.told()
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    told = [log.read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("run", "whole")]
+    evaluated = [[(one["step"], one["loss"]) for one in each if one["kind"] == "evaluation"] for each in told]
+    assert evaluated[0] == evaluated[1] and [step for step, _ in evaluated[0]] == [4, 8, 12]
 
 
 LATE = """

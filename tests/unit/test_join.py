@@ -107,7 +107,7 @@ def test_the_question_whether_to_stop_goes_round_by_the_clock(monkeypatch: pytes
 
 
 def test_a_stop_is_asked_for_before_something_long_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of a millisecond: the next question would come thousands of them later."""
+    """Steps of a millisecond, of which thousands would go by until the next question."""
     now, asked_at, made = [0.0], [], [0]
 
     def gathered(values: list[float]) -> np.ndarray:
@@ -120,8 +120,31 @@ def test_a_stop_is_asked_for_before_something_long_and_after_it(monkeypatch: pyt
     for step in range(1, 32):
         made[0], now[0] = step, now[0] + 0.001
         stops = agreed(step == 30)  # an evaluation follows, in which the signal comes
-    assert asked_at == [1, 30, 31]
+    assert asked_at == [1, 3, 7, 15, 30, 31]
     assert stops
+
+
+def test_a_stop_within_an_evaluation_whose_batches_take_far_longer_than_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches of a second after steps of a millisecond, by whose pace 5,000 would go by unasked."""
+    now, asked_at, made = [0.0], [], [0]
+
+    def gathered(values: list[float]) -> np.ndarray:
+        asked_at.append(made[0])
+        return np.array([values, values])
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gathered", gathered)
+    agreed = processes.asked_by_any(lambda: made[0] >= 34, within=5.0, clock=lambda: now[0])
+    for step in range(1, 31):
+        made[0], now[0] = step, now[0] + 0.001
+        assert not agreed(step == 30)
+    asked_at.clear()
+    while not agreed(False):
+        made[0], now[0] = made[0] + 1, now[0] + 1
+        assert made[0] < 50
+    assert asked_at == [30, 32, 36]  # before the first batch, the third, the seventh
 
 
 def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
