@@ -56,9 +56,13 @@ program() { # NAME WHERE-FROM: refuse to begin without a command; a dry run need
     [[ -n $dry_run ]] || command -v "$1" >/dev/null || fail "$1 was not found; $2"
 }
 
+spelled() { # NAME PATTERN EXPECTED: refuse a variable that is not what the whole pattern allows
+    [[ ${!1} =~ ^($2)$ ]] || fail "$1=${!1}: expected $3"
+}
+
 named() { # MOST: refuse a NAME that clouds do not take
-    [[ $NAME =~ ^[a-z]([-a-z0-9]{0,$(($1 - 2))}[a-z0-9])?$ ]] ||
-        fail "NAME=$NAME: expected small letters, digits and -, at most $1, a letter first and no - at the end"
+    spelled NAME "[a-z]([-a-z0-9]{0,$(($1 - 2))}[a-z0-9])?" \
+        "small letters, digits and -, at most $1, a letter first and no - at the end"
 }
 
 alone() { # COMMAND WORD...: refuse words after a command that takes none

@@ -37,6 +37,7 @@ esac
 need "${wanted[@]}"
 NAMESPACE=${NAMESPACE:-default} RESTARTS=${RESTARTS:-3} GRACE=${GRACE:-120}
 named 40
+spelled NAMESPACE '[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?' "small letters, digits and -, at most 63, neither end a -"
 [[ $action == render ]] || program kubectl "install it and point it at the cluster"
 
 render() { # print kubernetes.yaml with its @NAMES@ filled in
@@ -63,6 +64,8 @@ case $action in
         lasting /runs "${arguments[@]}"
         whole RESTARTS 0
         whole GRACE 1
+        spelled IMAGE '[a-zA-Z0-9][-a-zA-Z0-9._/:@]*' "a reference such as HOST/PATH/lmx:1, without spaces"
+        spelled CLAIM '[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?' "small letters, digits, - and ., neither end a - or a ."
         slice "$TOPOLOGY"
         say "$cost, $(counted "$hosts" pod), namespace $NAMESPACE, until the run ends"
         ;;&

@@ -101,7 +101,7 @@ def versions(
     from packaging.requirements import Requirement
     from packaging.version import Version
 
-    reinstall = "install them together: pip install --upgrade lmx"
+    reinstall = "install them together: pip install lmx"
     shown = ", ".join(f"{name} {installed.get(name) or 'missing'}" for name in ("jax", "jaxlib", "flax"))
     for name in (*LEAST, "jaxlib"):
         if installed.get(name) is None:
@@ -141,7 +141,7 @@ def plugin(installed: Mapping[str, str | None], asked: Sequence[str]) -> Finding
         for one in wanted:
             if not one.specifier.contains(version, prereleases=True):
                 found = f"{name} {version}, but jax {installed.get('jax')} needs {one.specifier}"
-                return Finding(FAIL, "plugin", found, f"pip install --upgrade 'lmx[{PLUGINS[name]}]'")
+                return Finding(FAIL, "plugin", found, f"pip install 'lmx[{PLUGINS[name]}]'")
         if not wanted:
             return Finding(
                 WARN, "plugin", f"{name} {version}, of which jax {installed.get('jax')} says nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ PATIENCE = "LMX_JOIN_SECONDS"
 
 LAUNCHER = "LMX_LAUNCHER"
 """Environment variable: what starts all processes, for the command that goes on; set by launch/local.sh."""
+
+SIMULATED = "xla_force_host_platform_device_count"
+"""The flag among XLA_FLAGS that simulates devices: the command that goes on needs as many."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def launched(program: str, words: str, environment: Mapping[str, str] = os.envir
     """
     if launcher := environment.get(LAUNCHER):
         return f"{launcher} {words}"
+    if SIMULATED in (flags := environment.get("XLA_FLAGS", "")):
+        program = f"XLA_FLAGS={shlex.quote(flags)} {program}"
     if environment.get(COUNT, "").strip() in ("", "1"):
         return f"{program} {words}"
     return f"{program} {words}   # in each of the run's processes"

@@ -114,3 +114,29 @@ def test_what_is_missing_and_a_dry_run(desk: Desk) -> None:
     assert done.returncode == 0
     assert yaml.safe_load(done.stdout)["metadata"]["name"] == "mine"
     assert desk.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("IMAGE", "registry/lmx:1 --pull", "a reference such as HOST/PATH/lmx:1"),
+        ("IMAGE", "a'\nhostNetwork: true", "a reference such as HOST/PATH/lmx:1"),
+        ("CLAIM", "My_Runs", "small letters, digits, - and ."),
+        ("CLAIM", "runs-", "neither end a - or a ."),
+        ("NAMESPACE", "team.one", "small letters, digits and -, at most 63"),
+        ("NAMESPACE", "n" * 64, "at most 63"),
+    ],
+)
+def test_names_that_no_cluster_takes(name: str, value: str, expected: str, desk: Desk) -> None:
+    done = desk.run("kubernetes.sh", "apply", *TRAIN, **{**ASKED, name: value})
+    assert done.returncode == 2
+    assert f"{name}={value}: expected" in done.stderr and expected in done.stderr
+    assert desk.calls() == []
+
+
+def test_names_are_texts_to_the_cluster(desk: Desk) -> None:
+    """Bare, YAML reads on as true and 7 as a number."""
+    made = rendered(desk, NAME="on", NAMESPACE="null", CLAIM="7")
+    pod = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert (made["metadata"]["name"], made["metadata"]["namespace"]) == ("on", "null")
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "7"}

@@ -81,6 +81,10 @@ def test_the_command_that_goes_on_starts_all_processes() -> None:
     assert alone == "PROCESSES=1 DEVICES=4 x.sh --config a"
     assert told(LMX_PROCESSES="auto") == "lmx train --config a   # in each of the run's processes"
     assert told(LMX_PROCESSES="2", LMX_LAUNCHER="PROCESSES=2 x.sh") == "PROCESSES=2 x.sh --config a"
+    simulated = "--xla_a=1 --xla_force_host_platform_device_count=8"
+    assert told(XLA_FLAGS=simulated) == f"XLA_FLAGS='{simulated}' lmx train --config a"
+    assert told(XLA_FLAGS="--xla_a=1") == "lmx train --config a"
+    assert told(XLA_FLAGS=simulated, LMX_PROCESSES="2", LMX_LAUNCHER="x.sh") == "x.sh --config a"
 
 
 def test_the_question_whether_to_stop_goes_round_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
